@@ -1,0 +1,26 @@
+"""Outlast trains vision models that outlast the session: stops before the kill, resumes exactly, and proves it.
+
+`import outlast; outlast.train("plants", data="leaves")`: every command is a function of this module.
+Importing it is cheap; torch is imported by the first function that needs it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from outlast.api import demo, evaluate, export, predict, report, status, tasks, train
+
+__all__ = ["demo", "evaluate", "export", "predict", "report", "status", "tasks", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from outlast import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'outlast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,156 @@
+"""Everything that the commands do, as functions: `outlast.train("plants", data="leaves")`.
+
+Each function is one command. They return plain values (JSON-able), print on standard error what a person wants to
+follow, and raise the errors of `outlast.errors`. Heavy imports happen inside, so that importing this module is cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from outlast import task as _task
+from outlast.base.clock import Deadline
+from outlast.base.files import write_text
+from outlast.base.log import warn
+
+
+def tasks() -> dict[str, str]:
+    """{name: what it is for} of every task."""
+    return _task.names()
+
+
+def train(
+    task: str,
+    *,
+    data: str | Path | Mapping[str, str | Path] | Sequence[str] | None = None,
+    out: str | Path | None = None,
+    preset: str | None = None,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    resume: Literal["auto", "must", "never"] = "auto",
+    start_from: str | Path | None = None,
+    session_limit: str | float | None = None,
+    stage: str | None = None,
+    synthetic: bool = False,
+    fallback: bool = True,
+    deadline: Deadline | None = None,
+) -> dict[str, Any]:
+    """Train a task until it is finished or the session must end; call it again to go on.
+
+    Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "score", "metrics"}.
+    Raises the errors of `outlast.errors`; nothing is written before configuration and data were found right.
+    """
+    from outlast.plan.session import Request, run_session
+
+    return run_session(
+        Request(
+            task=task, data=data, out=Path(out) if out else None, preset=preset,
+            config=Path(config) if config else None,
+            overrides=overrides, resume=resume, start_from=Path(start_from) if start_from else None,
+            session_limit=session_limit, stage=stage, synthetic=synthetic, fallback=fallback, deadline=deadline,
+        )
+    )  # fmt: skip
+
+
+def evaluate(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
+    """Score a run's best weights on every labelled example under `data` (none: the data that the run was trained on).
+
+    Returns {"task", "images", "metrics", ...}. Raises DataError if the labels do not fit the run.
+    """
+    from outlast.plan.deliver import Delivered
+    from outlast.plan.session import SYNTHETIC
+
+    opened = Delivered(Path(run))
+    root = Path(data) if data is not None else Path(next(iter(opened.record["data"].values()))["path"])
+    if data is None:
+        warn(f"scoring on {root}, which the run was trained on; the test score is in the report")
+    examples = opened.delivery.labelled(opened.config, root, opened.facts)
+    for note in examples.notes:
+        warn(note)
+    metrics = opened.evaluate(examples)
+    return {
+        "task": opened.task.name,
+        "images": len(examples.table),
+        "metrics": metrics,
+        "run": str(run),
+        "data": str(root),
+        "synthetic": bool(opened.record.get("synthetic")) or (root / SYNTHETIC).is_file(),
+        "rung": opened.rung,
+    }
+
+
+def predict(run: str | Path, images: Sequence[str | Path], *, to: str | Path | None = None) -> dict[str, Any]:
+    """Predict images that were never seen; writes a CSV (`to`, or predictions.csv in the run folder).
+
+    Folders among `images` stand for the images in them. Returns {"images", "csv", "rows"}.
+    """
+    from outlast.plan.deliver import Delivered
+
+    opened = Delivered(Path(run))
+    examples = opened.delivery.unlabelled(opened.config, [Path(image) for image in images], opened.facts)
+    outputs = opened.outputs(examples)
+    table = opened.delivery.table(opened.config, opened.facts, examples.table["id"].tolist(), outputs)
+    target = Path(to) if to is not None else Path(run) / "predictions.csv"
+    text = table.to_csv(index=False, float_format="%.6f")
+    if str(target) == "-":
+        print(text, end="")
+    else:
+        write_text(target, text)
+    return {"images": len(table), "csv": str(target), "rows": table.to_dict("records")}
+
+
+def export(run: str | Path, to: str | Path) -> dict[str, Any]:
+    """Write a run's best weights for use without Outlast, with a JSON beside them. Returns {"files", "parameters"}."""
+    from outlast.export import weights
+    from outlast.plan.deliver import Delivered
+
+    weights.check_target(Path(to))
+    opened = Delivered(Path(run))
+    module = opened.learner.deploy(opened.config, opened.model())
+    record = opened.record
+    sidecar = {
+        **opened.delivery.sidecar(opened.config, opened.facts, opened.rung),
+        "task": record["task"],
+        "synthetic": record["synthetic"],
+        "rung": opened.saved.manifest["fit"],
+        "score": opened.saved.manifest.get("score"),
+        "step": opened.saved.step,
+        "config_hash": record["config_hash"],
+        "data": {name: item["fingerprint"] for name, item in record["data"].items()},
+        "versions": record["versions"],
+    }
+    files = weights.export(module, Path(to), sidecar)
+    return {"files": [str(path) for path in files], "parameters": sum(p.numel() for p in module.parameters())}
+
+
+def status(run: str | Path | None = None) -> dict[str, Any]:
+    """What there is to know about a run, or about every run under ./runs; "text" is for people."""
+    from outlast.plan.record import load
+    from outlast.report import collect, text
+
+    if run is None:
+        runs = collect.list_runs(Path("runs"))
+        known = [
+            {"run": str(item.run), "task": item.task, "status": item.status, "reason": item.reason} for item in runs
+        ]
+        return {"runs": known, "text": text.status_table(runs)}
+    collected = collect.collect(Path(run))
+    return {"run": str(run), **load(Path(run)), "text": text.status_line(collected)}
+
+
+def report(run: str | Path) -> dict[str, Any]:
+    """Write report.html anew. Returns {"report", "text"}: its path, and a summary to paste."""
+    from outlast.plan.session import write_report
+    from outlast.report import collect, text
+
+    page = write_report(Path(run))
+    return {"report": str(page), "text": text.summary(collect.collect(Path(run)))}
+
+
+def demo(*, out: str | Path = "runs/demo") -> dict[str, Any]:
+    """The main job in a minute or two on the synthetic leaves, with a stop and a resume in the middle."""
+    from outlast.plan.demo import run_demo
+
+    return run_demo(Path(out))

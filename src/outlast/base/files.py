@@ -1,0 +1,184 @@
+"""Files that are either wholly there or not there at all.
+
+`write_bytes` and `write_text` replace a file atomically; `write_folder` makes a folder of several files whose manifest,
+with sizes and SHA-256, is written last, and renames it into place when all of it is on the disk. `verify_folder`
+compares a folder with its manifest. Nothing here knows what the files mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from outlast.errors import CheckpointError, RunError
+
+MANIFEST = "manifest.json"
+TEMPORARY = ".tmp-"  # prefix of what is being written; safe to delete when no process writes
+
+
+def sync_path(path: Path) -> None:
+    """Force a file or folder to the disk. A file system that can't sync folders is accepted as it is."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` atomically: after a kill it holds the old bytes or the new ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_path(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file (UTF-8) atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file atomically; keys keep their order, NaN is written as null."""
+    write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises RunError that names the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}", hint="restore it from a copy, or start a new run") from error
+
+
+def plain(value: Any) -> Any:
+    """The value with NaN and infinities as None and mappings and sequences as dict and list: strict JSON."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's contents."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_folder(target: Path, fill: Callable[[Path], None], record: Mapping[str, Any]) -> Path:
+    """Make the folder `target` appear at once, with all that `fill(folder)` wrote and a manifest, or not at all.
+
+    Order: files, their sync, manifest with `record` and every file's size and SHA-256, its sync, rename, sync of the
+    parent. A folder that is already at `target` is replaced only after the new one is complete.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{target.name}-", dir=target.parent))
+    try:
+        fill(folder)
+        files = {}
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            sync_path(path)
+            files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        write_json(folder / MANIFEST, {**record, "files": files})
+        for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+            sync_path(inner)
+        folder.chmod(0o777 & ~_umask())
+        if target.exists():
+            outgoing = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}old-", dir=target.parent))
+            target.replace(outgoing / target.name)
+            folder.replace(target)
+            shutil.rmtree(outgoing, ignore_errors=True)
+        else:
+            folder.replace(target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    sync_path(target.parent)
+    return target
+
+
+def verify_folder(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder whose files all match it. Raises CheckpointError that names the first that does not."""
+    hint = "it is not used; remove it if you don't need it for a rescue"
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"].items()
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{folder / MANIFEST} is missing or damaged ({error})", hint=hint) from error
+    for name, expected in files:
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise CheckpointError(f"{folder / MANIFEST} names a file outside its folder: {name!r}", hint=hint)
+        path = folder / relative
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing", hint=hint)
+        if path.stat().st_size != expected.get("bytes"):
+            raise CheckpointError(
+                f"{path} has {path.stat().st_size} bytes instead of {expected.get('bytes')}", hint=hint
+            )
+        if sha256(path) != expected.get("sha256"):
+            raise CheckpointError(f"{path} does not have the contents that were saved (SHA-256 differs)", hint=hint)
+    return dict(manifest)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that a kill in the middle can't leave a half that looks whole: renamed away first."""
+    if folder.exists():
+        outgoing = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}old-", dir=folder.parent))
+        folder.replace(outgoing / folder.name)
+        shutil.rmtree(outgoing, ignore_errors=True)
+
+
+def sweep(parent: Path) -> None:
+    """Remove what interrupted writes left in `parent`. Only the process that owns the run may call this."""
+    if parent.is_dir():
+        for path in parent.iterdir():
+            if path.name.startswith(TEMPORARY):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, message: str) -> Iterator[None]:
+    """Hold an exclusive lock on a file for as long as the block runs. Raises RunError(message) if another holds it."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(message, hint="wait until it ends, or give another folder with --out") from error
+        yield
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

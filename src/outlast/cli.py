@@ -1,0 +1,179 @@
+"""The command line. Each command is one call of `outlast.api`; results go to standard output, the rest to standard error.
+
+Exit codes: 0 finished, or stopped in time with a verified checkpoint; 1 a failure, with one clear sentence and a hint;
+2 wrong usage; 130 interrupted twice.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from outlast.errors import OutlastError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train vision models that outlast the session: stops before the kill, resumes exactly.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
+
+
+@app.command()
+def tasks(as_json: AsJson = False) -> None:
+    """List the tasks."""
+    from outlast import api
+
+    found = api.tasks()
+    _print(found, as_json, "\n".join(f"{name:<12} {about}" for name, about in found.items()))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
+    as_json: AsJson = False,
+) -> None:
+    """Train on an embedded synthetic set, with a stop in the middle, a resume, a test and a report."""
+    from outlast import api
+
+    result = api.demo(out=out)
+    _print(result, as_json, "")
+
+
+@app.command()
+def train(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task (see `outlast tasks`) or a dotted module name.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as train.epochs=40.")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="DIR|NAME=DIR", help="The data; may be repeated with names.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; default runs/TASK-PRESET.")] = None,
+    preset: Annotated[str | None, typer.Option(help="smoke, cpu, t4, full, ...; default by machine.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file of settings on top of the preset.")] = None,
+    resume: Annotated[str, typer.Option(help="auto, must or never.")] = "auto",
+    start_from: Annotated[Path | None, typer.Option(help="Weights (.safetensors) to begin with.")] = None,
+    session_limit: Annotated[str | None, typer.Option(help="Length of the session, such as 9h or 45m.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Do only this stage of the plan.")] = None,
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="Train on the task's synthetic set.")] = False,
+    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Never take a smaller model.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a task; type the same again to go on after a stop or a kill."""
+    from outlast import api
+    from outlast.errors import UsageError
+
+    if resume not in ("auto", "must", "never"):
+        raise UsageError(f"--resume {resume!r} is not known", hint="choose auto, must or never")
+    result = api.train(
+        task, data=data, out=out, preset=preset, config=config, overrides=overrides or [], resume=resume,  # type: ignore[arg-type]
+        start_from=start_from, session_limit=session_limit, stage=stage, synthetic=synthetic, fallback=not no_fallback,
+    )  # fmt: skip
+    _print(result, as_json, "")
+
+
+@app.command("eval")
+def evaluate(
+    run: RunFolder,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Labelled examples; default: the run's own.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a run's best weights on labelled examples."""
+    from outlast import api
+
+    result = api.evaluate(run, data=data)
+    lines = [f"{name:<20} {value:.4f}" for name, value in result["metrics"].items() if isinstance(value, float)]
+    _print(result, as_json, "\n".join([f"{result['task']}, {result['images']} examples in {result['data']}", *lines]))
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
+    to: Annotated[
+        str | None, typer.Option(help="The CSV to write; - is standard output; default RUN/predictions.csv.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict images; writes a CSV."""
+    from outlast import api
+
+    result = api.predict(run, images, to=to)
+    _print(result, as_json, "" if to == "-" else result["csv"])
+
+
+@app.command()
+def status(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run folder; default: all under ./runs.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how a run, or every run, stands."""
+    from outlast import api
+
+    result = api.status(run)
+    text = result.pop("text")
+    _print(result, as_json, text)
+
+
+@app.command()
+def report(
+    run: RunFolder,
+    text: Annotated[bool, typer.Option("--text", help="Print a summary to paste.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report page of a run."""
+    from outlast import api
+
+    result = api.report(run)
+    _print(result, as_json, result["text"] if text else result["report"])
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    to: Annotated[Path, typer.Option(metavar="FILE", help="model.safetensors or model.pth.")],
+    as_json: AsJson = False,
+) -> None:
+    """Export a run's best weights for use without Outlast."""
+    from outlast import api
+
+    result = api.export(run, to)
+    _print(result, as_json, "\n".join(result["files"]))
+
+
+def main() -> None:
+    """Run the command line; a failure that we foresaw is one sentence and an exit code, not a traceback."""
+    as_json = "--json" in sys.argv
+    try:
+        app(standalone_mode=True)
+    except OutlastError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if as_json:
+            print(
+                json.dumps({"status": "failed", "error": error.message, "hint": error.hint, "details": error.details})
+            )
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: what was not saved is lost, what was saved is intact", file=sys.stderr)
+        sys.exit(130)
+
+
+def _print(result: dict[str, Any], as_json: bool, text: str) -> None:
+    if as_json:
+        from outlast.base.files import plain
+
+        print(json.dumps(plain(result), ensure_ascii=False, default=str))
+    elif text:
+        print(text)

@@ -1,0 +1,88 @@
+"""Which machine this is: Kaggle, Colab, Slurm or a plain one; when its session began; where scratch space is.
+
+Recognised by what is there (environment variables, folders), never by what was hoped for. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Host:
+    """kind: 'kaggle', 'colab', 'slurm' or 'plain'; session_started: seconds since the epoch; scratch: cache folder."""
+
+    kind: str
+    session_started: float
+    scratch: Path
+    cores: int
+
+
+def detect(environ: Mapping[str, str] | None = None) -> Host:
+    """Look at this machine. A notebook's session began with its container, any other with this process."""
+    environ = os.environ if environ is None else environ
+    kind = _kind(environ)
+    return Host(
+        kind=kind,
+        session_started=_container_start() if kind in ("kaggle", "colab") else _process_start(),
+        scratch=_scratch(kind, environ),
+        cores=cores(),
+    )
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(len(os.sched_getaffinity(0)), 1)
+    return os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a result."""
+    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for name in ("outlast", "torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "pandas", "pillow",
+                 "scikit-learn", "pydantic"):  # fmt: skip
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _kind(environ: Mapping[str, str]) -> str:
+    if "KAGGLE_KERNEL_RUN_TYPE" in environ:
+        return "kaggle"
+    if "COLAB_RELEASE_TAG" in environ or "COLAB_GPU" in environ:
+        return "colab"
+    return "slurm" if "SLURM_JOB_ID" in environ else "plain"
+
+
+def _scratch(kind: str, environ: Mapping[str, str]) -> Path:
+    if environ.get("OUTLAST_CACHE"):
+        return Path(environ["OUTLAST_CACHE"])
+    if kind == "kaggle":
+        return Path("/kaggle/temp/outlast")
+    base = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "/tmp") / ".cache")
+    return Path(base) / "outlast"
+
+
+def _process_start() -> float:
+    import psutil
+
+    return float(psutil.Process().create_time())
+
+
+def _container_start() -> float:
+    import psutil
+
+    try:
+        return float(psutil.Process(1).create_time())
+    except (psutil.Error, OSError):
+        print("warning: the container's start can't be read; the session is counted from this process", file=sys.stderr)
+        return _process_start()

@@ -1,0 +1,51 @@
+"""Signals that ask a run to stop: the first is a request (save and stop), the second is obeyed at once.
+
+SIGTERM, SIGINT and SIGUSR1 (Slurm's and spot machines' notice) all mean the same. After the first one the handlers are
+as they were before, so that a second Ctrl-C interrupts and a second SIGTERM ends the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+from outlast.base.log import say
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+@dataclass
+class StopRequest:
+    """Whether a signal asked for a stop; `reason` is its name, such as 'SIGTERM'."""
+
+    reason: str | None = None
+
+
+@contextlib.contextmanager
+def listen() -> Iterator[StopRequest]:
+    """Turn the first signal into a request while the block runs. Outside the main thread it does nothing."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        request.reason = signal.Signals(number).name
+        restore()
+        say(f"{request.reason}: saving and stopping; once more stops at once and loses what was not saved")
+
+    for number in SIGNALS:
+        signal.signal(number, stop)
+    try:
+        yield request
+    finally:
+        restore()

@@ -1,0 +1,115 @@
+"""Evaluation and prediction: no gradient, no randomness, each row once. Prediction is sharded and resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from outlast.base.log import Progress
+from outlast.config.schema import TaskConfig
+from outlast.data.loader import BatchPlan, Loader
+from outlast.data.shards import shard_path, write_shard
+from outlast.errors import TaskError
+from outlast.loop.accel import Compute
+from outlast.loop.samples import evaluation_plans
+from outlast.task import Learner
+
+Batch = dict[str, Tensor]
+
+SHARD_ROWS = 1024
+
+
+def evaluate(
+    learner: Learner,
+    config: TaskConfig,
+    model: nn.Module,
+    loader: Loader,
+    rows: np.ndarray,
+    facts: Any,
+    compute: Compute,
+    micro_batch: int,
+) -> dict[str, Any]:
+    """The learner's metrics over `rows` (positions in the table); every process gets the same numbers."""
+    metric = learner.metric(config, facts)
+    plans = evaluation_plans(rows, 2 * micro_batch, compute.rank, compute.processes)
+    for batch, outputs in _outputs(learner, config, model, loader, plans, compute):
+        metric.update(outputs, batch)
+    others = compute.gather(metric)
+    merged = others[0]
+    for other in others[1:]:
+        merged.merge(other)
+    return dict(merged.compute())
+
+
+def predict(
+    learner: Learner,
+    config: TaskConfig,
+    model: nn.Module,
+    loader: Loader,
+    rows: np.ndarray,
+    ids: Sequence[str],
+    names: Sequence[str],
+    folder: Path,
+    compute: Compute,
+    micro_batch: int,
+    stop: Callable[[], str | None] = lambda: None,
+) -> str | None:
+    """Write the outputs `names` of `rows` in shards; those that are there are kept. Returns why it stopped, or None."""
+    shards = [rows[start : start + SHARD_ROWS] for start in range(0, len(rows), SHARD_ROWS)]
+    with Progress(f"predicting {folder.name}", len(shards)) as progress:
+        for number, part in enumerate(shards):
+            mine = number % compute.processes == compute.rank
+            if mine and not shard_path(folder, number).exists():
+                arrays = collect(learner, config, model, loader, part, names, compute, micro_batch)
+                write_shard(folder, number, [ids[row] for row in part], arrays)
+            reason = compute.share(stop())
+            if reason and number + 1 < len(shards):
+                return str(reason)
+            progress.update(number + 1)
+    compute.wait()
+    return None
+
+
+def collect(
+    learner: Learner,
+    config: TaskConfig,
+    model: nn.Module,
+    loader: Loader,
+    rows: np.ndarray,
+    names: Sequence[str],
+    compute: Compute,
+    micro_batch: int,
+) -> dict[str, np.ndarray]:
+    """The outputs `names` of `rows` as float32 arrays (rows, ...), in this process alone."""
+    pieces: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    plans = evaluation_plans(rows, 2 * micro_batch, 0, 1)
+    for _, outputs in _outputs(learner, config, model, loader, plans, compute):
+        for name in names:
+            if name not in outputs:
+                raise TaskError(f"the learner {learner.name!r} predicts {', '.join(outputs)}, but not {name!r}")
+            pieces[name].append(outputs[name].float().cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in pieces.items()}
+
+
+def _outputs(
+    learner: Learner, config: TaskConfig, model: nn.Module, loader: Loader, plans: list[BatchPlan], compute: Compute
+) -> Iterator[tuple[Batch, Batch]]:
+    training = model.training
+    model.eval()
+    try:
+        for batch in loader.batches(plans, augmented=False):
+            moved = compute.put(batch)
+            yield moved, _forward(learner, config, model, moved, compute)
+    finally:
+        model.train(training)
+
+
+@torch.inference_mode()
+def _forward(learner: Learner, config: TaskConfig, model: nn.Module, batch: Batch, compute: Compute) -> Batch:
+    with compute.autocast(config.train.precision):
+        return learner.predict(config, model, batch)

@@ -1,0 +1,120 @@
+"""From examples to batches on their way into a model: the cache of decoded samples, the loader and the batch plans.
+
+The batches of an epoch are a function of (seed, epoch): any of them can be asked for without the ones before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from outlast.base.log import Progress, say
+from outlast.config.identity import digest
+from outlast.config.schema import TaskConfig
+from outlast.data.cache import Cache, build
+from outlast.data.loader import BatchPlan, Loader
+from outlast.data.sampler import equal_batches, occurrence_keys
+from outlast.data.table import Examples
+from outlast.errors import DataError
+from outlast.loop.accel import Compute
+from outlast.task import Learner
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The order of one epoch, cut into equal batches; `keys` are the indices that randomness hangs on."""
+
+    rows: list[np.ndarray]
+    keys: list[np.ndarray]
+
+    def plans(self, epoch: int, first: int, micro_batch: int, rank: int, processes: int) -> Iterator[BatchPlan]:
+        """This process's micro-batches of the steps from number `first` on."""
+        number = 0
+        for step in range(first, len(self.rows)):
+            rows = np.array_split(self.rows[step], processes)[rank]
+            keys = np.array_split(self.keys[step], processes)[rank]
+            for micro_rows, micro_keys in zip(
+                equal_batches(rows, micro_batch), equal_batches(keys, micro_batch), strict=True
+            ):
+                yield BatchPlan(epoch, number, micro_rows, micro_keys)
+                number += 1
+
+    def micro_batches(self, step: int, micro_batch: int, rank: int, processes: int) -> int:
+        """How many micro-batches this process has in a step."""
+        return len(equal_batches(np.array_split(self.rows[step], processes)[rank], micro_batch))
+
+
+def epoch_order(learner: Learner, config: TaskConfig, table: pd.DataFrame, fit: np.ndarray, epoch: int) -> Epoch:
+    """The epoch's batches: positions into the whole table."""
+    seed, batch_size = config.train.seed, config.train.batch_size
+    rows = fit[learner.sampler(config, table.iloc[fit], seed, epoch)]
+    return Epoch(equal_batches(rows, batch_size), equal_batches(occurrence_keys(rows), batch_size))
+
+
+def evaluation_plans(rows: np.ndarray, batch_size: int, rank: int, processes: int) -> list[BatchPlan]:
+    """Every row once, in order, shared out over the processes."""
+    share = np.array_split(rows, processes)[rank]
+    return [BatchPlan(0, number, part, part) for number, part in enumerate(equal_batches(share, batch_size))]
+
+
+@contextlib.contextmanager
+def open_loader(
+    learner: Learner, config: TaskConfig, examples: Examples, scratch: Path, compute: Compute, cores: int
+) -> Iterator[Loader]:
+    """A loader over all rows, from a cache of decoded samples. Raises DataError that names every damaged file."""
+    cache = open_cache(learner, config, examples, scratch, cores)
+    workers = config.loading.workers
+    if workers is None:
+        # On a CPU the training step needs the cores itself; beside a GPU they are free.
+        workers = 0 if compute.device.type == "cpu" else min(max(cores // compute.processes - 1, 1), 8)
+    columns = {name: examples.table[name].to_numpy() for name in examples.batch_columns}
+    with Loader(
+        get=cache.get,
+        columns=columns,
+        finish=partial(learner.augment, config),
+        draw=_drawer(learner, config),
+        workers=workers,
+        prefetch_batches=config.loading.prefetch_batches,
+        pin_memory=compute.device.type == "cuda",
+    ) as loader:
+        yield loader
+
+
+def open_cache(learner: Learner, config: TaskConfig, examples: Examples, scratch: Path, cores: int) -> Cache:
+    """The cache of decoded samples, built if it is not there yet."""
+    if len(examples.table) == 0:
+        raise DataError(f"there are no examples in {examples.root}", hint="give the folder with --data")
+    records = [{str(key): value for key, value in row.items()} for row in examples.table.to_dict("records")]
+    contents = [learner.name, examples.table["id"].tolist(), examples.table["hash"].tolist(), learner.reads(config)]
+    with Progress("reading samples", len(records)) as progress:
+        cache = build(
+            records,
+            partial(_read, learner, config, examples.root),
+            key=digest(contents),  # with the order of rows: the cache goes by position
+            folder=scratch / "samples",
+            budget_bytes=int(config.loading.cache_gigabytes * 1e9),
+            threads=cores,
+            progress=lambda done, total: progress.update(done),
+        )
+    if cache.note:
+        say(cache.note)
+    return cache
+
+
+def _read(learner: Learner, config: TaskConfig, root: Path, row: Any) -> dict[str, np.ndarray]:
+    return learner.read(config, root, row)
+
+
+def _drawer(learner: Learner, config: TaskConfig) -> Callable[[int, np.ndarray], np.ndarray | None]:
+    return partial(_draw, learner, config)
+
+
+def _draw(learner: Learner, config: TaskConfig, epoch: int, keys: np.ndarray) -> np.ndarray | None:
+    return learner.draw(config, config.train.seed, epoch, keys)

@@ -1,0 +1,220 @@
+"""Makes what the training loop acts on (model, optimizer, average, schedule), brought to the state to start from.
+
+A restore is whole or an error: every tensor must be there with its shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from outlast.base.clock import Deadline, Durations
+from outlast.base.log import say
+from outlast.config.identity import digest
+from outlast.config.schema import TaskConfig
+from outlast.data.loader import Loader
+from outlast.data.table import Examples
+from outlast.errors import CheckpointError, DataError
+from outlast.loop.accel import Compute, unwrapped
+from outlast.loop.memory import Fit, find_fit
+from outlast.loop.optim import Plateau, build_average, build_optimizer
+from outlast.loop.samples import epoch_order, evaluation_plans
+from outlast.loop.step import Stepper
+from outlast.save import rng
+from outlast.save.format import read_weights
+from outlast.save.resume import Resume, Start
+from outlast.state import RunState
+from outlast.task import Inputs, Learner, Train, select
+
+
+@dataclass
+class Job:
+    """A training stage with all that the loop needs to know about its surroundings.
+
+    stop(): why the run should stop now (a signal), or None. record: provenance that every checkpoint carries.
+    """
+
+    stage: Train
+    folder: Path
+    examples: Examples
+    needs: Mapping[str, Path]
+    loader: Loader
+    compute: Compute
+    record: Mapping[str, Any]
+    deadline: Deadline = field(default_factory=Deadline)
+    durations: Durations = field(default_factory=Durations)
+    stop: Callable[[], str | None] = lambda: None
+    resume: Resume = "auto"
+    start_from: Path | None = None
+
+    @property
+    def learner(self) -> Learner:
+        return self.stage.learner
+
+    @property
+    def config(self) -> TaskConfig:
+        return self.stage.config
+
+
+@dataclass
+class Setup:
+    """The live objects of a training stage."""
+
+    model: nn.Module  # wrapped for several processes
+    stepper: Stepper
+    average: AveragedModel | None
+    plateau: Plateau | None
+    fit: np.ndarray
+    validate: np.ndarray
+    steps_per_epoch: int
+    epochs: int
+    micro_batch: int
+    rung: str
+    parameters: int
+
+    def evaluated(self) -> nn.Module:
+        """The model that is evaluated and delivered: the average if there is one."""
+        return self.average.module if self.average is not None else unwrapped(self.model)
+
+
+def rows_of(job: Job) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the training and the validation rows. Raises DataError if there are none."""
+    fit, validate = select(job.examples.table, job.stage.fit), select(job.examples.table, job.stage.validate)
+    for name, rows in (("training", fit), ("validation", validate)):
+        if len(rows) == 0:
+            raise DataError(
+                f"there are no {name} examples in {job.examples.root}", hint="look at the split of the data"
+            )
+    return fit, validate
+
+
+def choose_fit(job: Job, fit: np.ndarray) -> Fit:
+    """Find the rung and micro-batch by one real step on real samples; nothing of it remains."""
+    train = job.config.train
+    wanted = train.micro_batch or -(-train.batch_size // job.compute.processes)
+    plans = evaluation_plans(np.resize(fit, wanted), wanted, 0, 1)
+    batch = next(iter(job.loader.batches(plans, augmented=False)))
+
+    def attempt(rung: str, micro_batch: int) -> None:
+        model = _model(job, rung).to(job.compute.device)
+        stepper = _stepper(job, model)
+        stepper.run([{name: tensor[:micro_batch] for name, tensor in batch.items()}], micro_batch, 0.0)
+
+    found = find_fit(attempt, job.learner.rungs(job.config), wanted, fallback=train.fallback)
+    # Every process must take the same: the smallest of what fits, and the lowest rung.
+    rungs = job.learner.rungs(job.config)
+    all_found: list[Fit] = job.compute.gather(found)
+    return max(all_found, key=lambda fit: (rungs.index(fit.rung), -fit.micro_batch))
+
+
+def build(job: Job, fit: Fit) -> Setup:
+    """Build everything fresh from the seed."""
+    train = job.config.train
+    rows, validate = rows_of(job)
+    torch.use_deterministic_algorithms(train.deterministic)
+    rng.seed_everything(train.seed)
+    model = job.compute.wrap(_model(job, fit.rung))
+    # From here on every process draws its own numbers (dropout); the models began equal.
+    rng.seed_everything(train.seed + job.compute.rank)
+    steps = len(epoch_order(job.learner, job.config, job.examples.table, rows, 0).rows)
+    return Setup(
+        model=model,
+        stepper=_stepper(job, model),
+        average=build_average(unwrapped(model), train.ema_decay),
+        plateau=Plateau(train) if train.schedule == "plateau" else None,
+        fit=rows,
+        validate=validate,
+        steps_per_epoch=steps,
+        epochs=max(train.epochs, -(-train.minimum_steps // steps)),
+        micro_batch=fit.micro_batch,
+        rung=fit.rung,
+        parameters=sum(parameter.numel() for parameter in unwrapped(model).parameters()),
+    )
+
+
+def model_hash(model: nn.Module) -> str:
+    """A hash of every tensor's name, shape and type: what a checkpoint must fit."""
+    tensors = {name: [list(value.shape), str(value.dtype)] for name, value in unwrapped(model).state_dict().items()}
+    return digest(tensors)
+
+
+def start(setup: Setup, job: Job, choice: Start) -> RunState:
+    """Bring the live objects to where `choice` says, and return the state to go on from."""
+    model = unwrapped(setup.model)
+    if choice.weights is not None:
+        _load(model, read_weights(choice.weights), choice.weights)
+        if setup.average is not None:
+            setup.average.module.load_state_dict(model.state_dict())
+    if choice.state is None:
+        return RunState(model={}, optimizer={}, rung=setup.rung, micro_batch=setup.micro_batch)
+    state = choice.state
+    source = choice.saved.folder if choice.saved else job.folder
+    if state.processes != job.compute.processes:
+        say(
+            f"saved by {state.processes} processes, going on with {job.compute.processes}: each step has the same "
+            "samples, but sums are rounded in another order and dropout draws other numbers; not bit for bit"
+        )
+    _load(model, state.model, source)
+    setup.stepper.optimizer.load_state_dict(state.optimizer)
+    if (setup.average is None) != (state.average is None) or (setup.plateau is None) != (state.plateau is None):
+        raise CheckpointError(
+            f"{source} was saved with another train.ema_decay or train.schedule",
+            hint="give the configuration that made it",
+        )
+    if setup.average is not None and state.average is not None:
+        setup.average.load_state_dict(state.average)
+    if setup.plateau is not None and state.plateau is not None:
+        setup.plateau.load(state.plateau)
+    if setup.stepper.scaler is not None and state.scaler is not None:
+        setup.stepper.scaler.load_state_dict(state.scaler)
+    if job.compute.rank < len(state.ranks):
+        rng.restore(state.ranks[job.compute.rank]["generators"])
+    return state
+
+
+def snapshot(setup: Setup, job: Job, state: RunState, sums: Mapping[str, float]) -> RunState:
+    """Fill the state from the live objects. Every process must call it: the generators of all are gathered."""
+    state.model = unwrapped(setup.model).state_dict()
+    state.optimizer = setup.stepper.optimizer.state_dict()
+    state.average = setup.average.state_dict() if setup.average is not None else None
+    state.plateau = setup.plateau.state() if setup.plateau is not None else None
+    state.scaler = setup.stepper.scaler.state_dict() if setup.stepper.scaler is not None else None
+    state.ranks = job.compute.gather({"generators": rng.capture(), "sums": dict(sums)})
+    state.processes = job.compute.processes
+    return state
+
+
+def _model(job: Job, rung: str) -> nn.Module:
+    return job.learner.model(job.config, Inputs(job.examples.facts, job.needs), rung)
+
+
+def _stepper(job: Job, model: nn.Module) -> Stepper:
+    train = job.config.train
+    return Stepper(
+        model=model,
+        optimizer=build_optimizer(model, train),
+        step=partial(job.learner.step, job.config),
+        compute=job.compute,
+        precision=train.precision,
+        clip_norm=train.clip_norm,
+        scaler=job.compute.scaler(train.precision),
+    )
+
+
+def _load(model: nn.Module, weights: Mapping[str, Any], source: Path) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights in {source} do not fit the model",
+            details=[line.strip() for line in str(error).splitlines()[1:]],
+            hint="give the configuration that made them",
+        ) from error

@@ -1,0 +1,102 @@
+"""Which stages are done: a stage's identity, and the record that a finished one leaves in its folder.
+
+A stage's identity is the hash of its own configuration, the fingerprint of its data and the hashes of what the stages
+it needs have made. What is done under the same identity is not done again; what changed is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from outlast.base.files import read_json, sha256, write_json
+from outlast.config.identity import digest, identity
+from outlast.errors import RunError
+from outlast.task import Call, Predict, Stage, Train, needed
+
+RECORD = "stage.json"
+PROGRESS = "progress.json"  # under which identity an unfinished stage was begun
+_KINDS = {Train: "train", Predict: "predict", Call: "call"}
+
+
+def kind(stage: Stage) -> str:
+    """'train', 'predict' or 'call'."""
+    return _KINDS[type(stage)]
+
+
+def stage_identity(stage: Stage, config: Any, fingerprint: str, run: Path) -> str:
+    """The identity of a stage whose needs are done. `config` is the stage's own, `fingerprint` that of its data."""
+    inputs = {name: _record(run / name)["outputs"] for name in needed(stage)}
+    described: dict[str, Any] = {
+        "kind": kind(stage),
+        "name": stage.name,
+        "config": identity(config),
+        "data": fingerprint,
+    }
+    if isinstance(stage, Train):
+        described |= {"learner": stage.learner.name, "fit": stage.fit.values, "validate": stage.validate.values}
+    elif isinstance(stage, Predict):
+        described |= {"rows": [stage.rows.column, list(stage.rows.values)], "outputs": list(stage.outputs)}
+    else:
+        described |= {
+            "function": f"{stage.function.__module__}.{stage.function.__qualname__}",
+            "makes": list(stage.makes),
+        }
+    return digest({**described, "inputs": inputs})
+
+
+def done(folder: Path, expected: str) -> bool:
+    """Whether the stage in `folder` is finished under this identity and its files are still what they were."""
+    if not (folder / RECORD).is_file():
+        return False
+    record = _record(folder)
+    if record.get("identity") != expected:
+        return False
+    for name, output in record["outputs"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != output["bytes"] or sha256(path) != output["sha256"]:
+            return False
+    return True
+
+
+def begin(folder: Path, expected: str) -> bool:
+    """Note under which identity a stage is begun. False if what lies there was begun under another one."""
+    path = folder / PROGRESS
+    if path.is_file():
+        return bool(read_json(path).get("identity") == expected)
+    write_json(path, {"identity": expected})
+    return True
+
+
+def finish(
+    folder: Path, stage: Stage, expected: str, outputs: list[Path], result: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
+    """Record that the stage is done, with the size and hash of each output; from now on it counts."""
+    record = {
+        "name": stage.name,
+        "kind": kind(stage),
+        "identity": expected,
+        "seconds": seconds,
+        "outputs": {
+            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            for path in sorted(outputs)
+        },
+        "result": dict(result),
+    }
+    write_json(folder / RECORD, record)
+    return record
+
+
+def result(folder: Path) -> dict[str, Any] | None:
+    """What a finished stage recorded, or None."""
+    return dict(_record(folder)["result"]) if (folder / RECORD).is_file() else None
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record = read_json(folder / RECORD)
+    if not isinstance(record, dict) or not {"identity", "outputs", "result"} <= set(record):
+        raise RunError(
+            f"{folder / RECORD} is not the record of a stage", hint="remove it: the stage will be done again"
+        )
+    return record

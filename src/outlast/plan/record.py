@@ -1,0 +1,130 @@
+"""run.json: what a run is, and what happened to it, session by session.
+
+It is written at the start, at every change and at the end of a session, always as a whole. A run is known again by its
+task, the fields of its configuration that decide the result, and the fingerprint of its data; anything else of them is
+refused before a file is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from outlast.base.files import read_json, write_json, write_text
+from outlast.config.identity import differences, digest, identity
+from outlast.config.load import read_config, to_yaml
+from outlast.config.schema import TaskConfig
+from outlast.errors import RunError
+
+NAME = "run.json"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder holds a run."""
+    return (folder / NAME).is_file()
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """The record of the run in `folder`. Raises RunError if there is none."""
+    if not is_run(folder):
+        reason = "there is no such folder" if not folder.exists() else f"it has no {NAME}"
+        raise RunError(f"{folder} is not a run of Outlast: {reason}", hint="give the folder that `outlast train` wrote")
+    record = read_json(folder / NAME)
+    if not isinstance(record, dict) or "task" not in record:
+        raise RunError(f"{folder / NAME} is not the record of a run", hint="restore it from a copy, or start a new run")
+    return record
+
+
+def check_same(folder: Path, task: str, config: TaskConfig) -> list[str]:
+    """Refuse to go on with the run in `folder` if it is another one; returns the declared changes, one line each."""
+    record = load(folder)
+    if record["task"] != task:
+        raise RunError(
+            f"{folder} is a run of the task {record['task']!r}, not of {task!r}", hint="give another folder with --out"
+        )
+    before = read_config(type(config), folder / "config.yaml")
+    changed = differences(identity(before, ("must",)), identity(config, ("must",)))
+    if changed:
+        raise RunError(
+            f"{folder} was begun with another configuration",
+            details=changed,
+            hint="give the same settings to go on with it, or another folder with --out for a new run",
+        )
+    return differences(identity(before, ("declared",)), identity(config, ("declared",)))
+
+
+def check_same_data(folder: Path, fingerprints: Mapping[str, str]) -> None:
+    """Refuse to go on if the data of a learner is not what the run was begun with."""
+    known = load(folder).get("data", {})
+    for name, fingerprint in fingerprints.items():
+        if name in known and known[name]["fingerprint"] != fingerprint:
+            raise RunError(
+                f"the data in {folder} has changed since the run was begun ({name}: another fingerprint)",
+                hint="give the data it was begun with, or another folder with --out for a new run",
+            )
+
+
+class RunRecord:
+    """The record of a run while a session of it goes on; every method leaves the file up to date."""
+
+    def __init__(self, folder: Path, values: dict[str, Any], *, writes: bool) -> None:
+        self.folder, self.values, self.writes = folder, values, writes
+
+    @classmethod
+    def open(cls, folder: Path, config: TaskConfig, facts: Mapping[str, Any], *, writes: bool) -> RunRecord:
+        """Create the record or go on with the one there; `facts` are written over what was known."""
+        values = load(folder) if is_run(folder) else {"format": 1, "created": now(), "sessions": [], "warnings": []}
+        values = {**values, **facts, "config_hash": digest(identity(config, ("must",)))}
+        record = cls(folder, values, writes=writes)
+        if writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "config.yaml").is_file():
+                write_text(folder / "config.yaml", to_yaml(config))
+        record.save()
+        return record
+
+    def begin_session(self, device: str) -> None:
+        """A session begins; one that was killed before has no end, and stays without."""
+        self.values["sessions"].append(
+            {"started": now(), "ended": None, "why_stopped": None, "device": device, "from_step": None, "to_step": None,
+             "resumed_from": None}
+        )  # fmt: skip
+        self.values |= {"status": "running", "reason": None}
+        self.save()
+
+    def note(self, stage: str, facts: Mapping[str, Any]) -> None:
+        """What a training stage did in this session."""
+        session = self.values["sessions"][-1]
+        session |= {name: facts[name] for name in ("from_step", "to_step", "resumed_from")}
+        session["stage"] = stage
+        rung = facts["rung"]
+        self.values.setdefault("rung", {})[stage] = {
+            "name": rung["rung"], "wanted": rung["wanted"], "micro_batch": rung["micro_batch"], "reason": rung["reason"]
+        }  # fmt: skip
+        self.values.setdefault("parameters", {})[stage] = facts["parameters"]
+        self.save()
+
+    def warn(self, sentences: Sequence[str]) -> None:
+        """Keep warnings that are not there yet."""
+        self.values["warnings"] += [sentence for sentence in sentences if sentence not in self.values["warnings"]]
+        self.save()
+
+    def end_session(self, status: str, reason: str | None, next_command: str | None, seconds: float) -> None:
+        """The session ends: finished, stopped or failed, why, and what to type next."""
+        session = self.values["sessions"][-1]
+        session |= {"ended": now(), "why_stopped": reason or status, "seconds": round(seconds, 1)}
+        spent = sum(item.get("seconds") or 0.0 for item in self.values["sessions"])
+        self.values |= {"status": status, "reason": reason, "next_command": next_command, "seconds": {"total": spent}}
+        self.save()
+
+    def save(self) -> None:
+        """Write run.json (the main process does)."""
+        if self.writes:
+            write_json(self.folder / NAME, self.values)
+
+
+def now() -> str:
+    """This moment as ISO 8601 with seconds, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,229 @@
+"""Runs a plan on this machine: stage after stage in the order of needs, skipping what is done, until it must stop.
+
+Every stage is resumable: training by its checkpoints, prediction by its shards, a call by being done again. Stages that
+were begun under another identity (their configuration, data or inputs changed) are done again from the start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from outlast.base.clock import Deadline, Durations
+from outlast.base.files import remove_folder, sweep, write_folder
+from outlast.base.log import say
+from outlast.data.table import Examples
+from outlast.errors import TaskError
+from outlast.loop.accel import Compute
+from outlast.loop.evaluate import predict
+from outlast.loop.samples import open_loader
+from outlast.loop.setup import Job, model_hash
+from outlast.loop.train import Outcome, train
+from outlast.plan import ledger
+from outlast.save import store
+from outlast.save.resume import Resume, check_model
+from outlast.task import Call, Inputs, Learner, Predict, Stage, Train, Work, needed, select, topological
+
+
+@dataclass
+class Surroundings:
+    """What a plan runs in: the run folder, the data of each learner, the machine, and when to stop.
+
+    noted(name, facts) is told what belongs into the run's record as soon as it is known.
+    """
+
+    run: Path
+    examples: Mapping[str, Examples]  # by learner
+    compute: Compute
+    scratch: Path
+    cores: int
+    record: Mapping[str, Any]
+    synthetic: bool = False
+    deadline: Deadline = field(default_factory=Deadline)
+    durations: Durations = field(default_factory=Durations)
+    stop: Callable[[], str | None] = lambda: None
+    resume: Resume = "auto"
+    start_from: Path | None = None
+    noted: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
+
+
+def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) -> str | None:
+    """Do what is left of the plan (or of the one stage `only`). Returns why it stopped, or None when all is done."""
+    ordered = topological(stages)
+    trains = {stage.name: stage for stage in ordered if isinstance(stage, Train)}
+    for stage in ordered:
+        if only is not None and stage.name != only:
+            continue
+        learner, config = _learner(stage, trains), _config(stage, trains)
+        examples = around.examples[learner.name] if learner is not None else None
+        fingerprint = _fingerprint(stage, examples)
+        unmet = [name for name in needed(stage) if not (around.run / name / ledger.RECORD).is_file()]
+        if unmet:
+            raise TaskError(f"the stage {stage.name!r} needs {', '.join(unmet)}, which is not done yet")
+        identity = ledger.stage_identity(stage, config, fingerprint, around.run)
+        folder = around.run / stage.name
+        if ledger.done(folder, identity):
+            continue
+        reason = _reason_to_stop(around)
+        if reason:
+            return reason
+        if around.compute.main:
+            _prepare(folder, identity, around)
+        around.compute.wait()
+        began = time.monotonic()
+        if isinstance(stage, Train):
+            reason = _train(stage, folder, identity, around, began)
+        elif isinstance(stage, Predict):
+            reason = _predict(stage, trains[stage.model], folder, identity, around, began)
+        else:
+            reason = None
+            if around.compute.main:
+                _call(stage, folder, identity, examples, around, began)
+        around.compute.wait()
+        if reason:
+            return reason
+    return None
+
+
+def check_models(stages: Sequence[Stage], examples: Mapping[str, Examples], run: Path) -> None:
+    """Build each model that can be built now, and compare it with its newest checkpoint; writes nothing.
+
+    Raises ModelError (weights that are missing or don't fit) or CheckpointError (a checkpoint of another model).
+    """
+    for stage in stages:
+        folder = run / stage.name
+        ready = all((run / name / ledger.RECORD).is_file() for name in needed(stage))
+        if not isinstance(stage, Train) or not ready or (folder / ledger.RECORD).is_file():
+            continue
+        saved = store.newest(folder / "checkpoints", [])
+        rungs = stage.learner.rungs(stage.config)
+        rung = str(saved.manifest.get("fit", {}).get("rung", rungs[0])) if saved is not None else rungs[0]
+        inputs = Inputs(examples[stage.learner.name].facts, {name: run / name for name in stage.needs})
+        model = stage.learner.model(stage.config, inputs, rung)
+        if saved is not None:
+            check_model(saved, model_hash(model))
+
+
+def _train(stage: Train, folder: Path, identity: str, around: Surroundings, began: float) -> str | None:
+    examples = around.examples[stage.learner.name]
+    with open_loader(stage.learner, stage.config, examples, around.scratch, around.compute, around.cores) as loader:
+        job = Job(
+            stage=stage,
+            folder=folder,
+            examples=examples,
+            needs={name: around.run / name for name in stage.needs},
+            loader=loader,
+            compute=around.compute,
+            record={**around.record, "stage": stage.name, "stage_identity": identity},
+            deadline=around.deadline,
+            durations=around.durations,
+            stop=around.stop,
+            resume=around.resume,
+            start_from=around.start_from,
+        )
+        outcome = train(job)
+    around.noted(stage.name, _session(outcome, stage))
+    if outcome.stopped is None and around.compute.main:
+        outputs = [path for path in (folder / "best").rglob("*") if path.is_file()]
+        ledger.finish(folder, stage, identity, outputs, outcome.result, outcome.result["train_seconds"])
+    return outcome.stopped
+
+
+def _predict(
+    stage: Predict, source: Train, folder: Path, identity: str, around: Surroundings, began: float
+) -> str | None:
+    learner, config = source.learner, source.config
+    examples = around.examples[learner.name]
+    rows = select(examples.table, stage.rows)
+    if len(rows) == 0:
+        say(
+            f"{stage.name}: there are no rows with {stage.rows.column} in {list(stage.rows.values)}; nothing to predict"
+        )
+    else:
+        weights, saved = store.best_weights(around.run / source.name)
+        rung = saved.manifest["fit"]["rung"]
+        needs = {name: around.run / name for name in source.needs}
+        model = learner.model(config, Inputs(examples.facts, needs), rung)
+        model.load_state_dict(weights)
+        with open_loader(learner, config, examples, around.scratch, around.compute, around.cores) as loader:
+            reason = predict(
+                learner, config, model.to(around.compute.device), loader, rows, examples.table["id"].tolist(),
+                stage.outputs, folder, around.compute, config.train.micro_batch or config.train.batch_size,
+                lambda: _reason_to_stop(around),
+            )  # fmt: skip
+        if reason:
+            return reason
+    if around.compute.main:
+        parts = sorted(folder.glob("part-*.safetensors"))
+        ledger.finish(folder, stage, identity, parts, {"rows": len(rows)}, time.monotonic() - began)
+    return None
+
+
+def _call(
+    stage: Call, folder: Path, identity: str, examples: Examples | None, around: Surroundings, began: float
+) -> None:
+    results: dict[str, Any] = {}
+    inputs = {name: around.run / name for name in needed(stage)}
+
+    def fill(out: Path) -> None:
+        results.update(stage.function(Work(stage.config, inputs, out, examples, around.synthetic)) or {})
+        missing = [name for name in stage.makes if not (out / name).exists()]
+        if missing:
+            raise TaskError(f"the stage {stage.name!r} did not make {', '.join(missing)}")
+
+    write_folder(folder, fill, {"stage": stage.name, **around.record})
+    outputs = [path for path in folder.rglob("*") if path.is_file()]
+    ledger.finish(folder, stage, identity, outputs, results, time.monotonic() - began)
+
+
+def _prepare(folder: Path, identity: str, around: Surroundings) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+    if around.resume == "never" or not ledger.begin(folder, identity):
+        if any((folder / name).exists() for name in ("checkpoints", ledger.RECORD)) and around.resume != "never":
+            say(f"{folder.name}: its configuration, data or inputs changed; it is done again")
+        remove_folder(folder)
+        ledger.begin(folder, identity)
+    (folder / ledger.RECORD).unlink(missing_ok=True)
+
+
+def _session(outcome: Outcome, stage: Train) -> dict[str, Any]:
+    return {
+        "from_step": outcome.from_step,
+        "to_step": outcome.result["steps"],
+        "resumed_from": f"step-{outcome.from_step:09d}" if outcome.resumed else None,
+        "rung": {**asdict(outcome.fit), "wanted": stage.learner.rungs(stage.config)[0]},
+        "parameters": outcome.result["parameters"],
+    }
+
+
+def _reason_to_stop(around: Surroundings) -> str | None:
+    reason = around.stop()
+    if reason is None and around.deadline.expired(around.durations.expected("report")):
+        reason = "session limit"
+    return None if (answer := around.compute.share(reason)) is None else str(answer)
+
+
+def _learner(stage: Stage, trains: Mapping[str, Train]) -> Learner | None:
+    if isinstance(stage, Predict):
+        if stage.model not in trains:
+            raise TaskError(f"the stage {stage.name!r} predicts with {stage.model!r}, which is no training stage")
+        return trains[stage.model].learner
+    return stage.learner
+
+
+def _config(stage: Stage, trains: Mapping[str, Train]) -> Any:
+    return trains[stage.model].config if isinstance(stage, Predict) else stage.config
+
+
+def _fingerprint(stage: Stage, examples: Examples | None) -> str:
+    """What of the data a stage depends on: contents and split, not only contents."""
+    if examples is None:
+        return ""
+    from outlast.config.identity import digest
+
+    columns = [name for name in ("id", "hash", "split", "fold", "label") if name in examples.table.columns]
+    return digest(examples.table[columns].astype(str).to_numpy().tolist())

@@ -1,0 +1,343 @@
+"""One session of a run: find and check everything, then go on with the plan until it is finished or must stop.
+
+Nothing is written into the run folder before the configuration, the data (every sample decodes) and the models (they
+build, and fit their checkpoints) were found right. `run.json` always says how the session stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from outlast import task as tasks
+from outlast.base.clock import Deadline, Durations, parse_duration
+from outlast.base.files import locked, sha256, write_folder
+from outlast.base.log import quiet, say, warn
+from outlast.config.identity import digest
+from outlast.config.load import resolve
+from outlast.config.schema import TaskConfig
+from outlast.data.split import freeze, obey
+from outlast.data.table import Examples
+from outlast.env import device, host, signals
+from outlast.env.host import Host
+from outlast.errors import DataNotFoundError, OutlastError, RunError, UsageError
+from outlast.loop.accel import Compute, check_precision, set_up
+from outlast.loop.samples import open_cache
+from outlast.plan import ledger, record, runner
+from outlast.report import page
+from outlast.task import DATA, Predict, Stage, Task, Train
+
+SYNTHETIC = "SYNTHETIC.txt"  # a data root that holds this file is synthetic, and so is all that is made from it
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, as `outlast.train` takes it."""
+
+    task: str
+    data: str | Path | Mapping[str, str | Path] | Sequence[str] | None = None
+    out: Path | None = None
+    preset: str | None = None
+    config: Path | None = None
+    overrides: Sequence[str] = ()
+    resume: Literal["auto", "must", "never"] = "auto"
+    start_from: Path | None = None
+    session_limit: str | float | None = None
+    stage: str | None = None
+    synthetic: bool = False
+    fallback: bool = True
+    deadline: Deadline | None = None
+
+    def command(self, run: Path, preset: str) -> str:
+        """The command that goes on with this run."""
+        words = ["outlast", "train", self.task]
+        for name, folder in parse_data(self.data).items():
+            words += ["--data", str(folder) if name == DATA else f"{name}={folder}"]
+        words += ["--preset", preset, "--out", str(run)]
+        words += ["--config", str(self.config)] if self.config else []
+        words += ["--session-limit", str(self.session_limit)] if self.session_limit is not None else []
+        words += ["--synthetic"] if self.synthetic else []
+        words += [] if self.fallback else ["--no-fallback"]
+        return shlex.join([*words, *self.overrides])
+
+
+@dataclass
+class Session:
+    """What is known once everything was found right."""
+
+    task: Task
+    config: TaskConfig
+    run: Path
+    plan: list[Stage]
+    examples: dict[str, Examples]  # by learner
+    compute: Compute
+    machine: Host
+    deadline: Deadline
+    device_name: str
+    command: str
+    synthetic: bool
+    warnings: list[str] = field(default_factory=list)
+
+
+def run_session(asked: Request) -> dict[str, Any]:
+    """Do one session of what was asked for. Returns what `outlast.train` returns."""
+    machine = host.detect()
+    task = tasks.find(asked.task)
+    preset = asked.preset or device.default_preset(list(task.presets))
+    overrides = [*asked.overrides, *([] if asked.fallback else ["train.fallback=false"])]
+    config, warnings = resolve(task.config, task.presets, preset, file=asked.config, overrides=overrides)
+    run = asked.out or Path("runs") / f"{task.name}-{preset}"
+    compute = set_up(config.train.threads, machine.cores)
+    quiet(not compute.main)
+    check_precision(config.train.precision, compute.device)
+    accelerator = device.detect()
+    if asked.preset is None:
+        say(f"preset {preset!r}, because this machine computes with {accelerator.name}; choose another with --preset")
+    limit = asked.session_limit
+    seconds = parse_duration(limit) if isinstance(limit, str) else limit
+    busy = f"another process is training in {run}"
+    with locked(run.parent / f".{run.name}.lock", busy) if compute.main else contextlib.nullcontext():
+        _set_aside(run, asked.resume, compute)
+        exists = _check_run(run, task, config, asked.resume, warnings)
+        plan = list(task.stages(config))
+        _check_stage(plan, asked.stage)
+        examples = _examples(plan, _roots(task, asked, preset, machine, compute), run if exists else None)
+        _check_samples_and_models(plan, examples, run, machine)
+        session = Session(
+            task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,
+            deadline=asked.deadline or Deadline(seconds, machine.session_started), device_name=accelerator.name,
+            command=asked.command(run, preset), warnings=warnings,
+            synthetic=any((item.root / SYNTHETIC).is_file() for item in examples.values()),
+        )  # fmt: skip
+        return _go_on(session, asked)
+
+
+def _go_on(session: Session, asked: Request) -> dict[str, Any]:
+    """Run the plan; the record is right before, during and after."""
+    began = time.monotonic()
+    run, compute = session.run, session.compute
+    for sentence in [*session.warnings, *(note for item in session.examples.values() for note in item.notes)]:
+        warn(sentence)
+    if session.synthetic:
+        say("SYNTHETIC: this run trains on made-up data; its numbers say nothing about real data")
+    provenance = _provenance(session)
+    kept = record.RunRecord.open(run, session.config, {**provenance, **_facts(session)}, writes=compute.main)
+    if compute.main:
+        for name, item in session.examples.items():
+            path = run / _split_name(name, session.examples)
+            if not path.is_file():
+                freeze(item.table, path)
+        kept.values["split_hash"] = digest(
+            [sha256(run / _split_name(name, session.examples)) for name in session.examples]
+        )
+    kept.warn(session.warnings)
+    kept.begin_session(compute.device.type)
+    with signals.listen() as request:
+        around = runner.Surroundings(
+            run=run, examples=session.examples, compute=compute, scratch=session.machine.scratch,
+            cores=session.machine.cores, record={**provenance, "config_hash": kept.values["config_hash"]},
+            synthetic=session.synthetic, deadline=session.deadline, durations=Durations(),
+            stop=lambda: request.reason, resume="auto" if asked.resume == "never" else asked.resume,
+            start_from=asked.start_from, noted=kept.note,
+        )  # fmt: skip
+        try:
+            stopped = runner.run(session.plan, around, asked.stage)
+        except BaseException as error:
+            reason = error.message if isinstance(error, OutlastError) else f"{type(error).__name__}: {error}"
+            kept.end_session("failed", reason, session.command, time.monotonic() - began)
+            raise
+    results = {stage.name: ledger.result(run / stage.name) for stage in session.plan}
+    left = [name for name, value in results.items() if value is None]
+    status = "stopped" if stopped or left else "finished"
+    why = stopped or (f"stages left: {', '.join(left)}" if left else None)
+    next_command = session.command if status == "stopped" else None
+    kept.end_session(status, why, next_command, time.monotonic() - began)
+    report = write_report(run) if compute.main else run / "report.html"
+    compute.wait()
+    _say_end(session, why, report)
+    return {
+        "status": status,
+        "reason": why,
+        "run": str(run),
+        "next_command": next_command,
+        "report": str(report),
+        "synthetic": session.synthetic,
+        "stages": {name: value for name, value in results.items() if value is not None},
+        "stages_left": left,
+    }
+
+
+def write_report(run: Path) -> Path:
+    """Write the run's report.html with the figures of its task."""
+    return page.write(run, tasks.find(record.load(run)["task"]).figures)
+
+
+def parse_data(data: Any) -> dict[str, Path]:
+    """{name: folder} from DIR, "NAME=DIR", a list of them, or a mapping. Raises UsageError."""
+    if data is None:
+        return {}
+    if isinstance(data, Mapping):
+        return {str(name): Path(folder) for name, folder in data.items()}
+    items = [data] if isinstance(data, str | Path) else list(data)
+    roots: dict[str, Path] = {}
+    for item in items:
+        name, equals, folder = str(item).partition("=")
+        if not equals or not name.isidentifier() or Path(item).exists():
+            name, folder = DATA, str(item)
+        if name in roots:
+            raise UsageError(f"--data was given twice for {name!r}", hint="give each root once, as --data NAME=DIR")
+        roots[name] = Path(folder)
+    return roots
+
+
+def _roots(task: Task, asked: Request, preset: str, machine: Host, compute: Compute) -> dict[str, Path]:
+    """{name: folder} of the data that was given; the synthetic set if asked for, or if smoke finds no other."""
+    given = parse_data(asked.data)
+    if asked.synthetic and given:
+        raise UsageError("--synthetic and --data exclude each other", hint="leave one of them out")
+    if asked.synthetic:
+        return {DATA: _synthetic(task, machine, compute)}
+    if not given and preset == "smoke":
+        learner = next(iter(task.learners.values()))
+        try:
+            learner.examples(task.presets[preset](), {})
+        except DataNotFoundError:
+            say("no data set was given or found: the preset 'smoke' takes the synthetic one")
+            return {DATA: _synthetic(task, machine, compute)}
+    return given
+
+
+def _synthetic(task: Task, machine: Host, compute: Compute) -> Path:
+    """The task's synthetic set, written once per version into the cache."""
+
+    folder = machine.scratch / "synthetic" / f"{task.name}-{metadata.version('outlast')}"
+    if compute.main and not (folder / SYNTHETIC).is_file():
+        say(f"making the synthetic set of {task.name} …")
+        write_folder(folder, task.synthetic, {"task": task.name, "synthetic": True})
+    compute.wait()
+    return folder
+
+
+def _examples(plan: Sequence[Stage], roots: Mapping[str, Path], run: Path | None) -> dict[str, Examples]:
+    """The examples of every learner in the plan; a run that exists keeps its frozen split."""
+
+    learners = {stage.learner.name: stage for stage in plan if not isinstance(stage, Predict) and stage.learner}
+    found = {}
+    for name, stage in learners.items():
+        assert stage.learner is not None
+        found[name] = stage.learner.examples(stage.config, roots)
+    if run is not None:
+        for name, item in found.items():
+            path = run / _split_name(name, found)
+            if path.is_file():
+                found[name] = replace(item, table=obey(item.table, path))
+        record.check_same_data(run, {name: item.fingerprint for name, item in found.items()})
+    return found
+
+
+def _check_samples_and_models(
+    plan: Sequence[Stage], examples: Mapping[str, Examples], run: Path, machine: Host
+) -> None:
+    """Decode every sample and build every model once before the run folder is touched: what is wrong shows here."""
+
+    decoded = set()
+    for stage in plan:
+        if isinstance(stage, Train) and stage.learner.name not in decoded:
+            open_cache(stage.learner, stage.config, examples[stage.learner.name], machine.scratch, machine.cores)
+            decoded.add(stage.learner.name)
+    runner.check_models(plan, examples, run)
+
+
+def _split_name(learner: str, all_learners: Mapping[str, Any]) -> str:
+    return "split.csv" if len(all_learners) == 1 else f"split-{learner}.csv"
+
+
+def _check_run(run: Path, task: Task, config: TaskConfig, resume: str, warnings: list[str]) -> bool:
+    """Whether the folder holds a run that may go on; refuses anything else that lies there."""
+
+    if record.is_run(run):
+        changes = record.check_same(run, task.name, config)
+        warnings += [f"changed in the middle of the run: {line}" for line in changes]
+        return True
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise RunError(f"{run} exists and is not a run of Outlast", hint="give another folder with --out")
+    if resume == "must":
+        raise RunError(
+            f"there is no run in {run} to resume", hint="use --resume auto, or give the run's folder with --out"
+        )
+    return False
+
+
+def _set_aside(run: Path, resume: str, compute: Compute) -> None:
+    """`--resume never` starts anew; the run that was there is kept under another name."""
+
+    if resume == "never" and compute.main and record.is_run(run):
+        number = 1
+        while (aside := run.with_name(f"{run.name}.before-{number}")).exists():
+            number += 1
+        run.rename(aside)
+        say(f"--resume never: the run that was in {run} is now {aside}")
+    compute.wait()
+
+
+def _check_stage(plan: Sequence[Stage], name: str | None) -> None:
+    names = [stage.name for stage in plan]
+    if name is not None and name not in names:
+        raise UsageError(f"there is no stage {name!r}", hint=f"the stages are: {', '.join(names)}")
+
+
+def _about_data(examples: Examples, made_up: bool) -> dict[str, Any]:
+    table = examples.table
+    counts = table["split"].value_counts().to_dict() if "split" in table.columns else {}
+    return {
+        "path": str(examples.root.resolve()),
+        "fingerprint": examples.fingerprint,
+        "synthetic": made_up,
+        "examples": len(table),
+        "splits": {str(name): int(count) for name, count in counts.items()},
+        "notes": list(examples.notes),
+    }
+
+
+def _provenance(session: Session) -> dict[str, Any]:
+    """What every artefact carries."""
+    return {
+        "task": session.task.name,
+        "preset": session.config.preset,
+        "synthetic": session.synthetic,
+        "data": {name: _about_data(item, session.synthetic) for name, item in session.examples.items()},
+        "versions": host.versions(),
+    }
+
+
+def _facts(session: Session) -> dict[str, Any]:
+    compute, machine = session.compute, session.machine
+    return {
+        "outlast": metadata.version("outlast"),
+        "about": session.task.about,
+        "facts": {name: dict(item.facts) for name, item in session.examples.items()},
+        "host": {
+            "kind": machine.kind,
+            "device": compute.device.type,
+            "device_name": session.device_name,
+            "cores": machine.cores,
+            "threads": compute.threads,
+            "processes": compute.processes,
+        },
+        "command": session.command,
+        "next_command": session.command,
+    }
+
+
+def _say_end(session: Session, reason: str | None, report: Path) -> None:
+    mark = " (SYNTHETIC data)" if session.synthetic else ""
+    if reason:
+        say(f"stopped in time ({reason}) with a verified checkpoint{mark}; go on with:\n  {session.command}")
+    else:
+        say(f"finished{mark}; report: {report}")

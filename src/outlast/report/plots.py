@@ -1,0 +1,93 @@
+"""The figures of a report, drawn by kind: what a task names in `figures` becomes PNG or SVG bytes here.
+
+Kinds: curves, confusion_matrix, per_class, image_grid, image (a picture that a stage has made, as it is).
+Promises: what is not there (yet) gives None, an unknown kind raises TaskError. SYNTHETIC stands in every figure of a
+synthetic run. A new kind is one function and one line in `KINDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from outlast.errors import TaskError, did_you_mean
+from outlast.report.classes import confusion_finding, confusion_matrix, per_class_bars, per_class_finding
+from outlast.report.collect import collect
+from outlast.report.curves import curves, describe
+from outlast.report.look import Look
+from outlast.report.parts import inside, read_mistakes, read_scores
+from outlast.report.pictures import image_grid
+from outlast.report.records import Collected, Stage
+from outlast.task import Figure
+
+__all__ = ["KINDS", "Look", "confusion_matrix", "curves", "draw", "draw_for", "explain", "image_grid", "per_class_bars"]
+
+
+def draw(figure: Figure, run: Path, look: Look | None = None) -> bytes | None:
+    """The figure of the run in that folder as PNG (or SVG, if `look` says so); None if there is nothing to show.
+
+    Raises RunError if the folder is no run and TaskError if the kind is unknown.
+    """
+    return draw_for(figure, collect(run), look or Look(), figure.title)
+
+
+def draw_for(figure: Figure, run: Collected, look: Look, title: str | None) -> bytes | None:
+    """As `draw`, for a run that is already collected, under another title or none."""
+    if figure.kind not in KINDS:
+        raise TaskError(
+            f"there is no kind of figure {figure.kind!r}.{did_you_mean(figure.kind, list(KINDS))}",
+            hint=f"choose one of {', '.join(KINDS)} in the task's figures",
+        )
+    return KINDS[figure.kind](figure, run, look, title)
+
+
+def explain(figure: Figure, run: Collected) -> str:
+    """The figure in words, for its alternative text."""
+    if figure.kind == "curves":
+        stage = stage_of(figure, run)
+        return describe(run, stage) if stage else figure.title
+    scores = read_scores(run.run, figure.source) if figure.kind in ("confusion_matrix", "per_class") else None
+    if scores is None:
+        return figure.caption or figure.title
+    finding = confusion_finding(scores) if figure.kind == "confusion_matrix" else per_class_finding(scores)
+    return f"{figure.title}. {finding}"
+
+
+def stage_of(figure: Figure, run: Collected) -> Stage | None:
+    """The stage whose metrics.jsonl (or folder) a figure of curves names."""
+    source = PurePosixPath(figure.source)
+    name = source.parent.name if source.suffix else source.name
+    return next((stage for stage in run.stages if stage.name == name), None)
+
+
+def _curves(figure: Figure, run: Collected, look: Look, title: str | None) -> bytes | None:
+    stage = stage_of(figure, run)
+    return curves(run, stage, look, title) if stage else None
+
+
+def _confusion_matrix(figure: Figure, run: Collected, look: Look, title: str | None) -> bytes | None:
+    scores = read_scores(run.run, figure.source)
+    return confusion_matrix(run, scores, look, title) if scores else None
+
+
+def _per_class(figure: Figure, run: Collected, look: Look, title: str | None) -> bytes | None:
+    scores = read_scores(run.run, figure.source)
+    return per_class_bars(run, scores, look, title) if scores else None
+
+
+def _image_grid(figure: Figure, run: Collected, look: Look, title: str | None) -> bytes | None:
+    return image_grid(run, read_mistakes(run.run, figure.source), look, title)
+
+
+def _image(figure: Figure, run: Collected, look: Look, title: str | None) -> bytes | None:
+    path = inside(run.run, figure.source)
+    return path.read_bytes() if path else None
+
+
+KINDS: dict[str, Callable[[Figure, Collected, Look, str | None], bytes | None]] = {
+    "curves": _curves,
+    "confusion_matrix": _confusion_matrix,
+    "per_class": _per_class,
+    "image_grid": _image_grid,
+    "image": _image,
+}

@@ -1,0 +1,62 @@
+"""How a RunState and bare weights lie in a folder. Loading executes no code: safetensors, weights-only torch.load."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from outlast.errors import CheckpointError
+from outlast.state import RunState, training_part
+
+WEIGHTS = "model.safetensors"
+TRAINING = "training.pt"
+
+
+def write_state(folder: Path, state: RunState) -> None:
+    """Write the files of a checkpoint into an existing folder."""
+    write_weights(folder / WEIGHTS, state.model)
+    torch.save(training_part(state), folder / TRAINING)
+
+
+def read_state(folder: Path) -> RunState:
+    """The state in a verified checkpoint folder. A field too few or too many is an error, never a partial restore."""
+    path = folder / TRAINING
+    try:
+        part = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path} is refused: it can't be read without executing code ({first})",
+            hint="use a checkpoint that Outlast wrote; do not load this file with pickle",
+        ) from error
+    expected = {item.name for item in fields(RunState)} - {"model"}
+    if not isinstance(part, dict) or set(part) != expected:
+        given = set(part) if isinstance(part, dict) else set()
+        raise CheckpointError(
+            f"{path} does not hold the state of this version of Outlast",
+            details=[
+                f"missing: {', '.join(sorted(expected - given))}",
+                f"unknown: {', '.join(sorted(given - expected))}",
+            ],
+            hint="resume with the version of Outlast that wrote it (run.json names it)",
+        )
+    return RunState(model=read_weights(folder / WEIGHTS), **part)
+
+
+def write_weights(path: Path, weights: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors to one safetensors file; tensors that share memory are written as copies."""
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}, path, metadata)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file. Raises CheckpointError that names the file."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error

@@ -1,0 +1,100 @@
+"""Checkpoints on disk: written whole, verified before they count, pruned only after a newer one counts.
+
+    <stage>/checkpoints/step-000001200/{model.safetensors, training.pt, manifest.json}, LATEST
+    <stage>/best/step-000001000/{model.safetensors, manifest.json}
+
+The manifest is the truth, LATEST is a hint for people. Nothing here decides which checkpoint to use: `resume` does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from outlast.base.files import remove_folder, sweep, verify_folder, write_folder, write_text
+from outlast.errors import CheckpointError
+from outlast.save.format import WEIGHTS, read_weights, write_state, write_weights
+from outlast.state import RunState
+
+_NAME = re.compile(r"step-(\d{9,})")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A verified checkpoint: its folder, its step and its manifest."""
+
+    folder: Path
+    step: int
+    manifest: dict[str, Any]
+
+
+def save(stage: Path, state: RunState, record: Mapping[str, Any], keep: int) -> Saved:
+    """Write the state, verify what is on the disk, move LATEST, and only then remove all but the newest `keep`."""
+    parent = stage / "checkpoints"
+    saved = _write(parent, state.step, lambda folder: write_state(folder, state), record)
+    write_text(parent / "LATEST", saved.folder.name + "\n")
+    _prune(parent, keep, saved)
+    return saved
+
+
+def save_best(stage: Path, step: int, weights: dict[str, Any], record: Mapping[str, Any]) -> Saved:
+    """Write the best weights so far; the ones before go when these are verified."""
+    parent = stage / "best"
+    saved = _write(parent, step, lambda folder: write_weights(folder / WEIGHTS, weights), record)
+    _prune(parent, 1, saved)
+    return saved
+
+
+def newest(parent: Path, problems: list[str], *, at_most: int | None = None) -> Saved | None:
+    """The newest checkpoint under `parent` that verifies (up to step `at_most`); what doesn't goes to `problems`."""
+    for step, folder in sorted(_steps(parent), reverse=True):
+        if at_most is not None and step > at_most:
+            continue
+        try:
+            return Saved(folder, step, verify_folder(folder))
+        except CheckpointError as error:
+            problems.append(error.message)
+    return None
+
+
+def best_weights(stage: Path) -> tuple[dict[str, Any], Saved]:
+    """The best weights of a stage, verified. Raises CheckpointError."""
+    problems: list[str] = []
+    saved = newest(stage / "best", problems)
+    if saved is None:
+        raise CheckpointError(
+            f"{stage} holds no best weights", details=problems, hint="train until the first evaluation has passed"
+        )
+    return read_weights(saved.folder / WEIGHTS), saved
+
+
+def drop_checkpoints(stage: Path) -> None:
+    """Remove a finished stage's checkpoints; its best weights stay."""
+    remove_folder(stage / "checkpoints")
+
+
+def clear_interrupted(stage: Path) -> None:
+    """Remove what killed saves left behind."""
+    for parent in (stage, stage / "checkpoints", stage / "best"):
+        sweep(parent)
+
+
+def _write(parent: Path, step: int, fill: Callable[[Path], None], record: Mapping[str, Any]) -> Saved:
+    folder = write_folder(parent / f"step-{step:09d}", fill, {"format": 1, "step": step, **record})
+    return Saved(folder, step, verify_folder(folder))
+
+
+def _steps(parent: Path) -> list[tuple[int, Path]]:
+    if not parent.is_dir():
+        return []
+    found = ((_NAME.fullmatch(path.name), path) for path in parent.iterdir())
+    return [(int(match[1]), path) for match, path in found if match]
+
+
+def _prune(parent: Path, keep: int, verified: Saved) -> None:
+    older = sorted((step, folder) for step, folder in _steps(parent) if folder != verified.folder)
+    for _, folder in older[: max(len(older) - (keep - 1), 0)]:
+        remove_folder(folder)

@@ -1,0 +1,287 @@
+"""The contract of a task, and how a task is found.
+
+A task describes, the machinery acts. A task module has two names: `about`, a string literal that says in one line what
+it is for (read without importing the module), and `TASK`, a `Task`. Everything here is plain data and functions; there
+is no base class to inherit behaviour from and nothing to register: a file or folder in `outlast/tasks`, a dotted module
+name, or an entry point of the group `outlast.tasks` is enough.
+
+Order and randomness. A sampler gives the order of rows as a function of (seed, epoch). `draw` gives each sample's
+random numbers as a function of (seed, epoch, index), where index is the row, plus 2**40 for each time the row was drawn
+before in the same epoch. So neither workers nor prefetching nor the place in a batch can change a sample.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from outlast.errors import TaskError, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from outlast.config.schema import TaskConfig
+    from outlast.data.table import Examples
+
+    Batch = dict[str, torch.Tensor]
+    Row = Mapping[str, Any]
+
+DATA = "data"  # the name of the data root that a plain `--data DIR` gives
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model is built from: facts about the data (channels, classes) and the folders of the stages it needs."""
+
+    facts: Mapping[str, Any]
+    needs: Mapping[str, Path] = field(default_factory=dict)
+
+
+class Metric(Protocol):
+    """Accumulates what an evaluation needs, batch by batch; `merge` takes in what another process accumulated."""
+
+    def update(self, outputs: Batch, batch: Batch) -> None: ...
+    def merge(self, other: Any) -> None: ...
+    def compute(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Learner:
+    """One model to be trained: how its samples, its model, its step and its score are made.
+
+    examples(config, roots)   every example with its split, classes and fingerprint; roots: {name: folder}
+    read(config, root, row)   uint8 arrays of one row, decoded, before any augmentation; they are cached
+    reads(config)             JSON: the settings that `read` depends on; the cache is keyed by them
+    sampler(config, table, seed, epoch)   int64 positions into the training table: the order of one epoch
+    draw(config, seed, epoch, indices)    the random numbers of these samples, first axis = samples
+    augment(config, batch, draws)   the whole batch on its way into the model; draws is None when evaluating
+    model(config, inputs, rung)     an nn.Module that holds everything that is trained
+    rungs(config)             names of the ladder, the wanted model first, then smaller ones to fall back on
+    step(config, model, batch)      {"loss_sum": tensor, "weight": number, extras that are logged as sums}
+    predict(config, model, batch)   outputs without gradient, first axis = samples
+    metric(config, facts)     a fresh Metric fed with predict's outputs
+    score                     "+name" (more is better) or "-name": what early stopping and "best" go by
+    deploy(config, model)     the module that users of the weights get
+    couples_batch             the loss is not a sum over samples (so micro-batches change it); recorded
+    """
+
+    name: str
+    examples: Callable[[Any, Mapping[str, Path]], Examples]
+    read: Callable[[Any, Path, Row], dict[str, np.ndarray]]
+    reads: Callable[[Any], Any]
+    sampler: Callable[[Any, pd.DataFrame, int, int], np.ndarray]
+    draw: Callable[[Any, int, int, np.ndarray], np.ndarray | None]
+    augment: Callable[[Any, Batch, np.ndarray | None], Batch]
+    model: Callable[[Any, Inputs, str], torch.nn.Module]
+    rungs: Callable[[Any], tuple[str, ...]]
+    step: Callable[[Any, torch.nn.Module, Batch], dict[str, Any]]
+    predict: Callable[[Any, torch.nn.Module, Batch], Batch]
+    metric: Callable[[Any, Mapping[str, Any]], Metric]
+    score: str
+    deploy: Callable[[Any, torch.nn.Module], torch.nn.Module]
+    couples_batch: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of an examples table whose `column` holds one of `values`."""
+
+    column: str = "split"
+    values: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Train:
+    """A stage that trains a learner on the rows `fit`, and picks its best weights on the rows `validate`."""
+
+    name: str
+    learner: Learner
+    config: TaskConfig
+    fit: Rows = Rows(values=("train",))
+    validate: Rows = Rows(values=("val",))
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Predict:
+    """A stage that runs the best model of the training stage `model` over rows, sharded, atomic and resumable."""
+
+    name: str
+    model: str
+    rows: Rows
+    outputs: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the function of a `Call` is given: where to read, and an empty folder `out` to write into."""
+
+    config: Any
+    inputs: Mapping[str, Path]
+    out: Path
+    examples: Examples | None
+    synthetic: bool
+
+
+@dataclass(frozen=True)
+class Call:
+    """A stage that calls a function, which must make the files `makes`; what it returns (JSON) is recorded."""
+
+    name: str
+    function: Callable[[Work], Mapping[str, Any] | None]
+    config: TaskConfig
+    learner: Learner | None = None
+    needs: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+
+
+Stage = Train | Predict | Call
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What `eval`, `predict` and `export` use.
+
+    model                              the training stage whose best weights are used
+    outputs                            what of the learner's predictions `predict` needs
+    labelled(config, root, facts)      every labelled example under a folder, for `eval`
+    unlabelled(config, images, facts)  images that were never seen, for `predict`
+    table(config, facts, ids, outputs) the table that `predict` writes
+    sidecar(config, facts, rung)       what a user of the bare weights must know: classes, size, normalisation
+    """
+
+    model: str
+    outputs: tuple[str, ...]
+    labelled: Callable[[Any, Path, Mapping[str, Any]], Examples]
+    unlabelled: Callable[[Any, Sequence[Path], Mapping[str, Any]], Examples]
+    table: Callable[[Any, Mapping[str, Any], Sequence[str], Mapping[str, np.ndarray]], pd.DataFrame]
+    sidecar: Callable[[Any, Mapping[str, Any], str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the report: the `kind` (report.plots draws it) and the file under the run folder that it shows."""
+
+    kind: str
+    source: str
+    title: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything the machinery needs to know about a task.
+
+    presets: functions that return the typed configuration; "smoke" is the one that may use the synthetic set unasked.
+    stages(config): the plan. deliver(config): what is delivered. synthetic(folder): writes a small procedural data set.
+    """
+
+    name: str
+    about: str
+    config: type[TaskConfig]
+    presets: Mapping[str, Callable[[], TaskConfig]]
+    learners: Mapping[str, Learner]
+    stages: Callable[[Any], Sequence[Stage]]
+    deliver: Callable[[Any], Delivery]
+    synthetic: Callable[[Path], None]
+    figures: tuple[Figure, ...] = ()
+
+
+def names() -> dict[str, str]:
+    """{name: about} of every task that can be found, without importing any."""
+    found: dict[str, str] = {}
+    spec = importlib.util.find_spec("outlast.tasks")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(folder).iterdir()):
+            source = path / "__init__.py" if path.is_dir() else path
+            if source.suffix == ".py" and source.is_file() and not path.name.startswith("_"):
+                found[path.stem] = _about(source)
+    for point in importlib.metadata.entry_points(group="outlast.tasks"):
+        found.setdefault(point.name, f"from {point.value}")
+    return found
+
+
+def find(name: str) -> Task:
+    """The task called `name`: one of ours, a dotted module name, or an entry point. Raises TaskError."""
+    known = names()
+    module_name = name
+    if "." not in name:
+        points = {point.name: point.value for point in importlib.metadata.entry_points(group="outlast.tasks")}
+        if name not in known:
+            raise TaskError(
+                f"there is no task {name!r}.{did_you_mean(name, list(known))}",
+                hint=f"choose one of {', '.join(known)}, or give a dotted module name such as my_company.birds",
+            )
+        module_name = points.get(name, f"outlast.tasks.{name}").partition(":")[0]
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise TaskError(
+                f"the module {module_name!r} cannot be imported: {error}",
+                hint="run from the folder that holds it, or put that folder on PYTHONPATH",
+            ) from error
+        raise
+    task = getattr(module, "TASK", None)
+    if not isinstance(task, Task):
+        raise TaskError(f"{module_name} has no TASK of type outlast.task.Task", hint="see docs/how-to/add-a-task.md")
+    return task
+
+
+def select(table: pd.DataFrame, rows: Rows) -> np.ndarray:
+    """Positions (int64) of the table's rows that `rows` names."""
+    import numpy as np
+
+    if rows.column not in table.columns:
+        raise TaskError(f"the examples have no column {rows.column!r}", hint=f"they have: {', '.join(table.columns)}")
+    return np.flatnonzero(table[rows.column].isin(rows.values).to_numpy()).astype(np.int64)
+
+
+def topological(stages: Iterable[Stage]) -> list[Stage]:
+    """The stages in an order in which every stage comes after those it needs. Raises TaskError."""
+    waiting = {stage.name: stage for stage in stages}
+    done: list[Stage] = []
+    while waiting:
+        placed = {stage.name for stage in done}
+        ready = [stage for stage in waiting.values() if placed.issuperset(needed(stage))]
+        if not ready:
+            missing = {need for stage in waiting.values() for need in needed(stage)} - set(waiting) - placed
+            reason = (
+                f"no stage is called {', '.join(sorted(missing))}" if missing else "they need each other in a circle"
+            )
+            raise TaskError(f"the stages {', '.join(waiting)} can't be ordered: {reason}")
+        for stage in ready:
+            done.append(waiting.pop(stage.name))
+    return done
+
+
+def needed(stage: Stage) -> tuple[str, ...]:
+    """The names of the stages that a stage needs; a Predict needs its model too."""
+    own = (stage.model,) if isinstance(stage, Predict) else ()
+    return tuple(dict.fromkeys((*own, *stage.needs)))
+
+
+def _about(source: Path) -> str:
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    for node in tree.body:
+        target = (
+            node.targets[0]
+            if isinstance(node, ast.Assign)
+            else node.target
+            if isinstance(node, ast.AnnAssign)
+            else None
+        )
+        if isinstance(target, ast.Name) and target.id == "about" and isinstance(node, ast.Assign | ast.AnnAssign):
+            value = node.value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                return value.value
+    return "(no `about`)"

@@ -1,0 +1,112 @@
+"""The settings of the task "plants", and its presets."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from outlast.config.schema import Settings, TaskConfig, Training
+from outlast.data.augment import Augmentation
+from outlast.tasks.plants.models import SClusterFormerSettings
+
+
+class PlantsData(Settings):
+    """Which pixels of a photo the model sees, and how the photos are split."""
+
+    image_size: int = Field(64, ge=16, le=1024, description="side of the square that the model gets, in pixels")
+    center_crop: float = Field(1.0, gt=0, le=1, description="part of each side that is kept, from the middle")
+    oversize: float = Field(1.25, ge=1, le=4, description="decoded samples are kept this much larger, for cropping")
+    val_fraction: float = Field(0.15, gt=0, lt=0.5, description="of the photos, where the data gives no val split")
+    test_fraction: float = Field(0.15, gt=0, lt=0.5, description="of the photos, where the data gives no test split")
+    split_seed: int = Field(0, ge=0, lt=2**32)
+    balanced: bool = Field(False, description="draw every class equally often in training")
+    augment: Augmentation = Augmentation()
+
+
+class SClusterFormerModel(Settings):
+    """Hyper-parameters of sclusterformer; one number per stage in dims, depths and heads."""
+
+    stem_scales: tuple[float, ...] = (1.0, 5 / 3, 7 / 3)
+    stem_channels: int = Field(64, ge=4, le=512)
+    patch_stride: int = Field(4, ge=1, le=32)
+    patches: Literal["linear", "overlap"] = "linear"
+    dims: tuple[int, ...] = (32,)
+    depths: tuple[int, ...] = (2,)
+    heads: tuple[int, ...] = (4,)
+    token_limit: int = Field(64, ge=1, le=4096)
+    mlp_ratio: float = Field(4.0, gt=0, le=16)
+    local: bool = False
+    dropout: float = Field(0.0, ge=0, lt=1)
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    head_dropout: float = Field(0.0, ge=0, lt=1)
+
+    def settings(self) -> SClusterFormerSettings:
+        """As the model takes them. Raises ModelError if they contradict each other."""
+        return SClusterFormerSettings(**self.model_dump())
+
+
+class PlantsModel(Settings):
+    """Which model: a rung of the ladder, or any timm classifier by name."""
+
+    name: str = Field("sclusterformer", description="sclusterformer, minimal, tiny, or a timm model such as resnet18")
+    pretrained: bool = Field(False, description="begin with published weights (timm models)")
+    weights: str | None = Field(None, description="a local file of pretrained weights (timm models)")
+    sclusterformer: SClusterFormerModel = SClusterFormerModel()
+
+    def idle(self) -> dict[str, str]:
+        return {"pretrained": "model.weights is given"} if self.weights is not None and self.pretrained else {}
+
+
+class PlantsLoss(Settings):
+    """Cross entropy and its options."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: inverse to how often a class occurs"
+    )
+
+
+class PlantsConfig(TaskConfig):
+    """Everything that can be set."""
+
+    data: PlantsData = PlantsData()
+    model: PlantsModel = PlantsModel()
+    loss: PlantsLoss = PlantsLoss()
+
+    @model_validator(mode="after")
+    def _size_fits_stride(self) -> Self:
+        stride = self.model.sclusterformer.patch_stride
+        if self.model.name == "sclusterformer" and self.data.image_size % stride:
+            raise ValueError(
+                f"data.image_size={self.data.image_size} is not divisible by "
+                f"model.sclusterformer.patch_stride={stride}; take a multiple of it"
+            )
+        return self
+
+
+def smoke() -> PlantsConfig:
+    """A minute on a CPU: does everything work?"""
+    return PlantsConfig(
+        model=PlantsModel(name="minimal"),
+        data=PlantsData(image_size=48),
+        train=Training(epochs=6, batch_size=32, learning_rate=2e-3, warmup_epochs=1),
+    )
+
+
+def cpu() -> PlantsConfig:
+    """A few minutes on two cores."""
+    return PlantsConfig()
+
+
+def t4() -> PlantsConfig:
+    """One session on a free GPU."""
+    return PlantsConfig()
+
+
+def full() -> PlantsConfig:
+    """As long as it takes."""
+    return PlantsConfig()
+
+
+PRESETS = {"smoke": smoke, "cpu": cpu, "t4": t4, "full": full}
