@@ -179,7 +179,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Task:
-    """Everything the machinery needs to know about a task.
+    """Everything the machinery needs to know about a task. `name` is what `find` finds it by (a dotted name if need be).
 
     presets: functions that return the typed configuration; "smoke" is the one that may use the synthetic set unasked.
     stages(config): the plan. deliver(config): what is delivered. synthetic(folder): writes a small procedural data set.

@@ -93,15 +93,16 @@ def apply(
 ) -> torch.Tensor:
     """uint8 (B, C, H, W) to float32 (B, C, *out_size) in [0, 1]; draws None: only resized, with antialiasing.
 
-    Training samples bilinearly from images that should be at most about twice `out_size`; larger ones are first
-    averaged over whole blocks. Raises DataError where saturation or hue meets other than three channels.
+    Training samples bilinearly; images much larger than `out_size` are first averaged over blocks of pixels.
+    Raises DataError where saturation or hue meets other than three channels.
     """
     if draws is None:
         return resized(images, out_size)
     numbers = torch.as_tensor(draws, device=images.device)
     if spec.moves:
         grid = geometry(numbers, spec, out_size)
-        pixels = warp(images, grid, reflect=spec.rotation_degrees > 0)
+        block = block_size((images.shape[2], images.shape[3]), out_size, spec)
+        pixels = warp(images, grid, reflect=spec.rotation_degrees > 0, block=block)
     else:
         pixels = resized(images, out_size).mul_(255.0)
     pixels = colour(pixels, numbers, spec)
@@ -134,16 +135,24 @@ def geometry(draws: torch.Tensor, spec: Augmentation, out_size: tuple[int, int])
     return grid
 
 
-def warp(images: torch.Tensor, grid: torch.Tensor, *, mode: str = "bilinear", reflect: bool = False) -> torch.Tensor:
+def block_size(in_size: tuple[int, int], out_size: tuple[int, int], spec: Augmentation) -> int:
+    """Over how many pixels an image may be averaged before sampling, so that even the smallest crop loses nothing."""
+    smallest_side = math.sqrt(spec.crop_scale[0] / max(spec.crop_aspect[1], 1 / spec.crop_aspect[0]))
+    return max(1, int(min(in_size[0] / out_size[0], in_size[1] / out_size[1]) * smallest_side))
+
+
+def warp(
+    images: torch.Tensor, grid: torch.Tensor, *, mode: str = "bilinear", reflect: bool = False, block: int = 1
+) -> torch.Tensor:
     """Images (B, C, H, W), any dtype, sampled at a grid: float32 (B, C, h, w) in the units of the input.
 
     mode: "bilinear", or "nearest" for masks. reflect: mirror beyond the border (rotation), else repeat the edge.
+    block: average over blocks of this many pixels first (against aliasing; not for masks).
     """
     pixels = images.to(torch.float32)
-    if mode == "bilinear":
-        block = min(images.shape[2] // grid.shape[1], images.shape[3] // grid.shape[2])
-        if block > 1:
-            pixels = F.avg_pool2d(pixels, block, ceil_mode=False)
+    if block > 1:
+        top, left = images.shape[2] % block // 2, images.shape[3] % block // 2
+        pixels = F.avg_pool2d(pixels[:, :, top:, left:], block)
     padding = "reflection" if reflect else "border"
     return F.grid_sample(pixels, grid, mode=mode, padding_mode=padding, align_corners=False)
 

@@ -26,6 +26,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from outlast.base.files import sync_path
 from outlast.data.readers import raise_damaged
 from outlast.errors import DataError
 
@@ -217,7 +218,7 @@ def _rename_or_yield(temporary: Path, target: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         shutil.rmtree(temporary)  # without file locks another process may have finished first: its cache is as good
-    _sync(target.parent)
+    sync_path(target.parent)
 
 
 class _Writer:
@@ -285,7 +286,7 @@ class _Writer:
             json.dump({**meta, "budget_bytes": self.budget}, out)
             out.flush()
             os.fsync(out.fileno())
-        _sync(self.folder)
+        sync_path(self.folder)
 
     def _start(self, sample: Mapping[str, Array]) -> None:
         self.names = list(sample)
@@ -420,11 +421,3 @@ def _write_all(file: IO[bytes], value: Array) -> None:
     left = value.reshape(-1).view(np.uint8).data
     while len(left):
         left = left[file.write(left) :]  # an unbuffered write may take a part only
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

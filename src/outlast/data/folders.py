@@ -70,6 +70,25 @@ def class_folders(root: Path, *, memo: Path | None = None, threads: int = 2) -> 
     return Examples(table, root, {"classes": classes, "channels": 3}, ("label",), tuple(notes))
 
 
+def labelled_folders(root: Path, *, memo: Path | None = None, threads: int = 2) -> Examples:
+    """Every image of a class-folder tree as `class_folders` gives it, to be scored and not trained on.
+
+    Groups, splits, duplicates and the number of images per class don't matter there. Raises DataError if there are none.
+    """
+    base, splits = _splits(root)
+    rows = _list_rows(root, base, splits, []) if root.is_dir() else []
+    if not rows:
+        raise DataError(
+            f"{root} holds no images in class folders", hint=f"expected {LAYOUT} ({', '.join(sorted(EXTENSIONS))})"
+        )
+    table = pd.DataFrame(rows)
+    classes = sorted(set(table["class"].tolist()))
+    table["label"] = np.asarray([classes.index(name) for name in table["class"]], dtype=np.int64)
+    table["hash"] = hash_files([root / path for path in table["path"]], memo=memo, threads=threads)
+    table = table.sort_values("id", ignore_index=True)[["id", "path", "label", "class", "hash"]]
+    return Examples(table, root, {"classes": classes, "channels": 3}, ("label",))
+
+
 def _splits(root: Path) -> tuple[Path, dict[str, Path]]:
     """(the folder that counts, {train|val|test: folder}); the dictionary is empty where no split is given."""
     for base in (root, root / "datasets"):

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from outlast.base.files import write_text
 from outlast.errors import DataError
 
 UInt8 = npt.NDArray[np.uint8]
@@ -134,10 +135,7 @@ def hash_files(paths: Sequence[str | os.PathLike[str]], *, memo: Path | None = N
         results = list(pool.map(digest, paths, chunksize=64))
     raise_damaged([problem for _, problem in results if problem], len(paths))
     if memo is not None and fresh.keys() - known.keys():
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        temporary = memo.with_name(f".{memo.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({**known, **fresh}), encoding="utf-8", errors="surrogateescape")
-        temporary.replace(memo)
+        write_text(memo, json.dumps({**known, **fresh}))
     return [value for value, _ in results]
 
 
@@ -146,7 +144,7 @@ def _load_memo(memo: Path | None) -> dict[str, str]:
     if memo is None or not memo.is_file():
         return {}
     try:
-        loaded = json.loads(memo.read_text(encoding="utf-8", errors="surrogateescape"))
+        loaded = json.loads(memo.read_text(encoding="utf-8"))
     except ValueError:
         return {}
     return loaded if isinstance(loaded, dict) else {}

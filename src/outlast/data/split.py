@@ -7,7 +7,6 @@ Does not do: find groups (folders.py, a task), or touch a given test set.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from outlast.base.files import write_text
 from outlast.data.sampler import shuffled
 from outlast.errors import DataError, listed
 
@@ -112,13 +112,7 @@ def check_split(table: pd.DataFrame, *, split: str = "split", group: str = "grou
 def freeze(table: pd.DataFrame, path: Path, *, decided: Sequence[str] = ("split",)) -> None:
     """Write what was decided (split, folds) to a CSV file, atomically: id, label, group, the decided columns, hash."""
     columns = [name for name in ("id", "label", "group", *decided, "hash") if name in table.columns]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        table[columns].to_csv(file, index=False, lineterminator="\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_text(path, table[columns].to_csv(index=False, lineterminator="\n"))
 
 
 def obey(table: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -211,7 +205,7 @@ def _folds(labels: Int64, groups: Int64, folds: int, seed: tuple[int, int]) -> I
     numbers = np.empty(len(labels), dtype=np.int64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class in y has only")  # checked by _covers
-        folder: Any = StratifiedGroupKFold(n_splits=folds)  # type: ignore[no-untyped-call]
+        folder: Any = StratifiedGroupKFold(n_splits=folds)
         cuts = folder.split(np.zeros((len(labels), 1)), labels, renamed)
         for number, (_, rows) in enumerate(cuts):
             numbers[rows] = number

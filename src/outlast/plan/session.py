@@ -92,7 +92,7 @@ def run_session(asked: Request) -> dict[str, Any]:
     preset = asked.preset or device.default_preset(list(task.presets))
     overrides = [*asked.overrides, *([] if asked.fallback else ["train.fallback=false"])]
     config, warnings = resolve(task.config, task.presets, preset, file=asked.config, overrides=overrides)
-    run = asked.out or Path("runs") / f"{task.name}-{preset}"
+    run = asked.out or Path("runs") / f"{task.name.rpartition('.')[2]}-{preset}"
     compute = set_up(config.train.threads, machine.cores)
     quiet(not compute.main)
     check_precision(config.train.precision, compute.device)
@@ -132,7 +132,7 @@ def _go_on(session: Session, asked: Request) -> dict[str, Any]:
         for name, item in session.examples.items():
             path = run / _split_name(name, session.examples)
             if not path.is_file():
-                freeze(item.table, path)
+                freeze(item.table, path, decided=("split", "fold"))
         kept.values["split_hash"] = digest(
             [sha256(run / _split_name(name, session.examples)) for name in session.examples]
         )

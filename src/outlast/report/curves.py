@@ -219,8 +219,9 @@ def _name(place: int, session: Session, share: float, sessions: int, look: Look)
 
 
 def _some(items: Sequence[str]) -> str:
-    shown = list(items[:6])
-    return ", ".join(shown) + (f" and {len(items) - 6} more" if len(items) > 6 else "")
+    if len(items) > 6:
+        return f"{', '.join(items[:5])} and {len(items) - 5} more"
+    return " and ".join(filter(None, (", ".join(items[:-1]), items[-1])))
 
 
 def describe(run: Collected, stage: Stage) -> str:

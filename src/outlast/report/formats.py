@@ -9,6 +9,7 @@ import math
 from datetime import datetime
 
 MISSING = "n/a"
+ABBREVIATIONS = {"f1": "F1", "iou": "IoU", "mcc": "MCC", "auc": "AUC", "pauc": "pAUC", "ece": "ECE", "id": "ID"}
 
 
 def finite(value: object) -> float | None:
@@ -60,17 +61,19 @@ def duration(seconds: object) -> str:
     return f"{days} d {hours} h" if hours else f"{days} d"
 
 
-def moment(time: datetime | None) -> str:
+def moment(time: datetime | None, zoned: bool = True) -> str:
     """A point in time, to the minute: 2026-03-01 14:05 (in the time zone it was recorded in, UTC if none was)."""
     if time is None:
         return MISSING
+    if not zoned:
+        return f"{time:%Y-%m-%d %H:%M}"
     offset = time.strftime("%z")
     zone = "UTC" if offset in ("", "+0000") else f"UTC{offset[:3]}:{offset[3:5]}"
     return f"{time:%Y-%m-%d %H:%M} {zone}"
 
 
 def shorten(text: str, most: int) -> str:
-    """One line of at most `most` characters; an ellipsis stands for the middle, since file names differ at their ends."""
+    """One line of at most `most` characters; the middle gives way, since file names differ at their ends."""
     text = " ".join(text.split())
     if len(text) <= most:
         return text
@@ -81,5 +84,6 @@ def shorten(text: str, most: int) -> str:
 
 def title_case(name: str) -> str:
     """A metric's or stage's name for a reader: balanced_accuracy becomes Balanced accuracy."""
-    words = name.replace("_", " ").strip()
-    return words[:1].upper() + words[1:]
+    words = [ABBREVIATIONS.get(word, word) for word in name.replace("_", " ").split()]
+    text = " ".join(words)
+    return text if words and words[0] in ABBREVIATIONS.values() else text[:1].upper() + text[1:]

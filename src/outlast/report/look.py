@@ -29,7 +29,7 @@ from outlast.report.records import Collected
 FONT = "DejaVu Sans"  # comes with matplotlib, so it is everywhere
 WIDER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "Noto Sans Devanagari", "Noto Sans Thai")
 BROWSER_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans'"
-PADDING = 0.14  # inches around a figure
+PADDING = 0.14  # inches around a figure that stands alone
 SYNTHETIC = "SYNTHETIC DATA"
 
 
@@ -69,6 +69,11 @@ class Look:
     narrow: bool = False
     form: Literal["png", "svg"] = "png"
     dots: int = 160
+
+    @property
+    def padding(self) -> float:
+        """Inches around the figure; a page brings its own."""
+        return PADDING if self.form == "png" else 0.03
 
     @property
     def theme(self) -> Theme:
@@ -121,26 +126,28 @@ def style(look: Look) -> Iterator[Theme]:
 def new_figure(size: tuple[float, float], look: Look, title: str | None, finding: str, synthetic: bool) -> Figure:
     """An empty figure of that size in inches below a header: title, what is to be seen, and SYNTHETIC if it is.
 
-    To be used inside `style`.
+    Without a title there is no finding either: the page around the figure says both. To be used inside `style`.
     """
     width, height = size
     theme = look.theme
-    finding_lines = textwrap.wrap(finding, max(20, int((width - 2 * PADDING) / 0.076))) if finding else []
-    title_lines = textwrap.wrap(title, max(14, int((width - 2 * PADDING) / 0.115))) if title else []
+    finding_lines = (
+        textwrap.wrap(finding, max(20, int((width - 2 * look.padding) / 0.076))) if title and finding else []
+    )
+    title_lines = textwrap.wrap(title, max(14, int((width - 2 * look.padding) / 0.115))) if title else []
     lines: list[tuple[str, dict[str, Any], float]] = []
     lines += [(line, {"fontsize": 12.5, "fontweight": "bold", "color": theme.text}, 0.26) for line in title_lines]
     if synthetic:
         lines.append((SYNTHETIC, {"fontsize": 8.5, "fontweight": "bold", "color": theme.alarm}, 0.2))
     lines += [(line, {"fontsize": 9, "color": theme.muted}, 0.19) for line in finding_lines]
     header = sum(step for _, _, step in lines) + (0.1 if lines else 0.0)
-    total = height + header + 2 * PADDING
-    rect = (PADDING / width, PADDING / total, 1 - 2 * PADDING / width, height / total)
+    total = height + header + 2 * look.padding
+    rect = (look.padding / width, look.padding / total, 1 - 2 * look.padding / width, height / total)
     layout = ConstrainedLayoutEngine(rect=rect, w_pad=0, h_pad=0.04, hspace=0.02)
     figure = Figure(figsize=(width, total), layout=layout)
     FigureCanvasAgg(figure)
-    below = total - PADDING
+    below = total - look.padding
     for text, kind, step in lines:
-        figure.text(PADDING / width, below / total, text, ha="left", va="top", **kind)
+        figure.text(look.padding / width, below / total, text, ha="left", va="top", **kind)
         below -= step
     return figure
 

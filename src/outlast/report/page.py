@@ -21,6 +21,7 @@ from outlast.report.advice import advice
 from outlast.report.collect import collect
 from outlast.report.look import Look
 from outlast.report.parts import read_mistakes, read_scores
+from outlast.report.pictures import grid_finding
 from outlast.report.plots import KINDS, draw_for, explain
 from outlast.report.records import Collected, Mistake, Scores
 from outlast.report.text import headline, summary
@@ -39,6 +40,7 @@ class Shown:
     kind: str
     title: str
     caption: str
+    finding: str
     alt: str
     anchor: str
     pictures: Mapping[str, str]  # {"light", "dark", "light_narrow", "dark_narrow"}: data URIs
@@ -117,11 +119,12 @@ def _shown(figure: Figure, run: Collected, place: int) -> Shown:
         "caption": figure.caption,
         "anchor": f"figure-{place + 1}",
         "pictures": {},
+        "finding": "",
         "alt": figure.title,
     }
     if figure.kind not in KINDS:
         return Shown(**plain, missing=f"This version draws no figure of the kind {figure.kind!r}.")
-    plain["alt"] = explain(figure, run)
+    plain["finding"], plain["alt"] = explain(figure, run)
     if figure.kind == "per_class":
         scores = read_scores(run.run, figure.source)
         if scores is not None and scores.per_class:
@@ -131,6 +134,7 @@ def _shown(figure: Figure, run: Collected, place: int) -> Shown:
         mistakes = read_mistakes(run.run, figure.source)
         if mistakes:
             shown = tuple((one, _embedded(one.thumbnail)) for one in mistakes[:MOST_MISTAKES])
+            plain["finding"] = grid_finding(len(shown), len(mistakes))
             return Shown(**plain, tiles=shown, more=len(mistakes) - len(shown))
     elif figure.kind == "image":
         data = draw_for(figure, run, Look(), None)

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from outlast.report.formats import percent, shorten
-from outlast.report.look import PADDING, Look, Theme, new_figure, quiet_axes, save, style
+from outlast.report.look import Look, Theme, new_figure, quiet_axes, save, style
 from outlast.report.records import Collected, Mistake
 
 SIDE = 160  # pixels that a tile is reduced to
@@ -38,23 +38,29 @@ def image_grid(
     rows = math.ceil(len(shown) / columns)
     tile = 1.72 if not look.narrow else 1.85
     gap = 0.12
-    width = max(columns * tile + (columns - 1) * gap + 2 * PADDING, 4.3 if not look.narrow else 4.0)
-    which = f"The {len(shown)} most confident of {len(mistakes)}" if len(mistakes) > len(shown) else f"All {len(shown)}"
-    finding = f"{which} wrong predictions. In orange the predicted class and its probability, below it the truth."
+    width = max(columns * tile + (columns - 1) * gap + 2 * look.padding, 4.3 if not look.narrow else 4.0)
     with style(look) as theme:
-        figure = new_figure((width, rows * (tile + BELOW)), look, title, finding, run.synthetic)
+        figure = new_figure(
+            (width, rows * (tile + BELOW)), look, title, grid_finding(len(shown), len(mistakes)), run.synthetic
+        )
         figure.set_layout_engine("none")
         height = figure.get_figheight()
         for place, mistake in enumerate(shown):
             row, column = divmod(place, columns)
-            left = PADDING + column * (tile + gap)
-            bottom = PADDING + (rows - row) * (tile + BELOW) - tile
+            left = look.padding + column * (tile + gap)
+            bottom = look.padding + (rows - row) * (tile + BELOW) - tile
             axes = figure.add_axes((left / width, bottom / height, tile / width, tile / height))
             quiet_axes(axes, grid=None)
             axes.set_xticks([])
             axes.set_yticks([])
             _tile(axes, mistake, theme)
         return save(figure, look, run)
+
+
+def grid_finding(shown: int, known: int) -> str:
+    """How to read the grid."""
+    which = f"The {shown} most confident of {known}" if known > shown else "All"
+    return f"{which} wrong predictions. In orange the predicted class and its probability, below it the truth."
 
 
 def _tile(axes: Axes, mistake: Mistake, theme: Theme) -> None:

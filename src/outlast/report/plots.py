@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from outlast.errors import TaskError, did_you_mean
 from outlast.report.classes import confusion_finding, confusion_matrix, per_class_bars, per_class_finding
 from outlast.report.collect import collect
-from outlast.report.curves import curves, describe
+from outlast.report.curves import curves, describe, finding
 from outlast.report.look import Look
 from outlast.report.parts import inside, read_mistakes, read_scores
 from outlast.report.pictures import image_grid
@@ -41,16 +41,16 @@ def draw_for(figure: Figure, run: Collected, look: Look, title: str | None) -> b
     return KINDS[figure.kind](figure, run, look, title)
 
 
-def explain(figure: Figure, run: Collected) -> str:
-    """The figure in words, for its alternative text."""
-    if figure.kind == "curves":
-        stage = stage_of(figure, run)
-        return describe(run, stage) if stage else figure.title
+def explain(figure: Figure, run: Collected) -> tuple[str, str]:
+    """What is to be seen in the figure, in a sentence, and the alternative text of its picture."""
+    stage = stage_of(figure, run) if figure.kind == "curves" else None
+    if stage is not None:
+        return finding(run, stage), describe(run, stage)
     scores = read_scores(run.run, figure.source) if figure.kind in ("confusion_matrix", "per_class") else None
     if scores is None:
-        return figure.caption or figure.title
-    finding = confusion_finding(scores) if figure.kind == "confusion_matrix" else per_class_finding(scores)
-    return f"{figure.title}. {finding}"
+        return "", f"{figure.title}. {figure.caption}".strip()
+    told = confusion_finding(scores) if figure.kind == "confusion_matrix" else per_class_finding(scores)
+    return told, f"{figure.title}. {told}"
 
 
 def stage_of(figure: Figure, run: Collected) -> Stage | None:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from outlast.data import augment as augmentation
 from outlast.data.find import find_root
-from outlast.data.folders import class_folders, looks_like_classes
+from outlast.data.folders import class_folders, labelled_folders, looks_like_classes
 from outlast.data.readers import center_crop, hash_files, list_images, read_image, resize
 from outlast.data.sampler import balanced, shuffled
 from outlast.data.split import check_split, complete_split
@@ -51,7 +51,7 @@ def examples(config: PlantsConfig, roots: Mapping[str, Path]) -> Examples:
 
 def labelled(config: PlantsConfig, root: Path, facts: Mapping[str, Any]) -> Examples:
     """Every labelled photo below a folder; its classes must be among those that the run knows."""
-    found = class_folders(root, for_training=False)
+    found = labelled_folders(root)
     known = list(facts["classes"])
     unknown = [name for name in found.facts["classes"] if name not in known]
     if unknown:

@@ -1,0 +1,23 @@
+"""Shared by all tests: a scratch folder that is not the user's, and the real sample data where it is there."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def own_scratch(tmp_path_factory, monkeypatch):
+    """Caches and synthetic sets go to a temporary folder that the whole test session shares."""
+    monkeypatch.setenv("OUTLAST_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.delenv("OUTLAST_DATA", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture
+def real_data():
+    """The folder of real samples; the test is skipped, saying so, where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the real sample data is not at {SHARED}")
+    return SHARED

@@ -1,0 +1,1 @@
+"""Tasks for tests, found by their dotted names."""
