@@ -2,9 +2,9 @@
 
     python benchmarks/input.py --data ../shared/data/plants/potato
 
-Both: 2 worker processes, batches of 32, JPEG files decoded to 64 px, random resized crop, flip, colour jitter, normalised
-float32 tensors. The first epoch starts from nothing (for us: listing, hashing, building the cache, starting workers); the
-later ones are timed together. The two alternate, and medians are reported, because machines are shared.
+Both: 2 worker processes, batches of 32, JPEG files decoded to 64 px, random resized crop, flip, colour jitter,
+normalised float32 tensors. The first epoch starts from nothing (for us: listing, hashing, building the cache, starting
+workers); the later ones are timed together. The two alternate, and medians are reported, because machines are shared.
 """
 
 from __future__ import annotations
@@ -116,9 +116,8 @@ def report(rates: dict[str, list[float]], count: int, as_json: bool) -> None:
         print(json.dumps({"images": count, "images_per_second": rates, "median": middle, "ratio": ratios}))
         return
     print(f"{count} images, {WORKERS} workers, {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}")
-    print(
-        f"{'images per second':20s} {'torchvision':>12s} {'outlast':>12s} {'ratio':>7s}   of {len(rates['outlast first'])} rounds"
-    )
+    rounds = len(rates["outlast first"])
+    print(f"{'images per second':20s} {'torchvision':>12s} {'outlast':>12s} {'ratio':>7s}   median of {rounds} rounds")
     for when, name, goal in (("first", "first epoch", 1), ("later", "later epochs", 4)):
         tv, own = middle[f"torchvision {when}"], middle[f"outlast {when}"]
         verdict = "reached" if ratios[when] >= goal else "MISSED"

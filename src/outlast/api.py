@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from outlast import task as _task
 from outlast.base.clock import Deadline
-from outlast.base.files import write_text
+from outlast.base.files import check_target, write_text
 from outlast.base.log import warn
 
 
@@ -88,11 +88,13 @@ def predict(run: str | Path, images: Sequence[str | Path], *, to: str | Path | N
     """
     from outlast.plan.deliver import Delivered
 
+    target = Path(to) if to is not None else Path(run) / "predictions.csv"
     opened = Delivered(Path(run))
+    if str(target) != "-":
+        check_target(target)
     examples = opened.delivery.unlabelled(opened.config, [Path(image) for image in images], opened.facts)
     outputs = opened.outputs(examples)
     table = opened.delivery.table(opened.config, opened.facts, examples.table["id"].tolist(), outputs)
-    target = Path(to) if to is not None else Path(run) / "predictions.csv"
     text = table.to_csv(index=False, float_format="%.6f")
     if str(target) == "-":
         print(text, end="")

@@ -1,4 +1,4 @@
-"""The command line. Each command is one call of `outlast.api`; results go to standard output, the rest to standard error.
+"""The command line. Each command is one call of `outlast.api`; results go to standard output, the rest to stderr.
 
 Exit codes: 0 finished, or stopped in time with a verified checkpoint; 1 a failure, with one clear sentence and a hint;
 2 wrong usage; 130 interrupted twice.

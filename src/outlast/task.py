@@ -179,7 +179,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Task:
-    """Everything the machinery needs to know about a task. `name` is what `find` finds it by (a dotted name if need be).
+    """Everything the machinery needs to know about a task. `name` is what `find` finds it by (dotted if need be).
 
     presets: functions that return the typed configuration; "smoke" is the one that may use the synthetic set unasked.
     stages(config): the plan. deliver(config): what is delivered. synthetic(folder): writes a small procedural data set.
@@ -222,6 +222,8 @@ def find(name: str) -> Task:
                 hint=f"choose one of {', '.join(known)}, or give a dotted module name such as my_company.birds",
             )
         module_name = points.get(name, f"outlast.tasks.{name}").partition(":")[0]
+    elif not all(part.isidentifier() for part in name.split(".")):
+        raise TaskError(f"{name!r} is not the name of a module", hint="give a dotted name such as my_company.birds")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

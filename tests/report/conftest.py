@@ -135,7 +135,7 @@ def picture(path: Path, seed: int) -> None:
 def write_json(path: Path, value: object) -> None:
     """As the machinery does (NaN included)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def make(run: Path, classes: Sequence[str] = CLASSES, **changes: Any) -> Path:
@@ -144,10 +144,12 @@ def make(run: Path, classes: Sequence[str] = CLASSES, **changes: Any) -> Path:
     write_json(run / "run.json", record(**changes))
     (run / "config.yaml").write_text("model:\n  name: sclusterformer\n  size: 64\ntraining:\n  epochs: 40\n")
     lines = ["id,label,group,split,hash"]
-    for place in range(120):
+    for place in range(460):
         label = classes[place % len(classes)].replace('"', '""')
         split = ("train", "train", "train", "val", "test")[place // 3 % 5]
-        lines.append(f'"{label}/{place}.jpg","{label}",leaf-{place // 2},{split},{place:08x}')
+        lines.append(
+            f'"{label}/{place}.jpg","{label}",leaf-{place // 15}-{place % 3}-{place // 3 % 5},{split},{place:08x}'
+        )
     (run / "split.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     found = rows()
     (run / "train").mkdir()
@@ -170,7 +172,7 @@ def make(run: Path, classes: Sequence[str] = CLASSES, **changes: Any) -> Path:
     for place in range(4):
         thumbnail = f"scores/mistakes/{place:04d}.png"
         picture(run / thumbnail, place)
-        truth, predicted = classes[0], classes[(place % 2) + 1]
+        truth, predicted = classes[0], classes[(place % 2 + 1) % len(classes)]
         mistakes.append(
             {
                 "id": f"{truth}/IMG_{place:04d}.jpg",

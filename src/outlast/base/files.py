@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from outlast.errors import CheckpointError, RunError
+from outlast.errors import CheckpointError, RunError, UsageError
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"  # prefix of what is being written; safe to delete when no process writes
@@ -164,18 +164,48 @@ def sweep(parent: Path) -> None:
                     path.unlink(missing_ok=True)
 
 
+def check_target(path: Path) -> None:
+    """Refuse a file that could not be written, before anything is done for it. Raises UsageError."""
+    above = next(folder for folder in (path.absolute().parent, *path.absolute().parents) if folder.exists())
+    if path.is_dir():
+        reason = "it is a folder"
+    elif not above.is_dir():
+        reason = f"{above} is not a folder"
+    elif not os.access(above, os.W_OK | os.X_OK):
+        reason = f"no permission to write into {above}"
+    else:
+        return
+    raise UsageError(f"{path} cannot be written: {reason}", hint="give --to another file")
+
+
 @contextlib.contextmanager
 def locked(path: Path, message: str) -> Iterator[None]:
-    """Hold an exclusive lock on a file for as long as the block runs. Raises RunError(message) if another holds it."""
+    """Hold an exclusive lock on a file for as long as the block runs; the file goes with it.
+
+    Raises RunError: `message` if another process holds the lock, or if the file cannot be made.
+    """
     import fcntl
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
+    while True:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(message, hint="wait until it ends, or give another folder with --out") from error
-        yield
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = path.open("a")
+        except OSError as error:
+            raise RunError(
+                f"{path.parent} cannot be written: {error.strerror}", hint="give another folder with --out"
+            ) from error
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(message, hint="wait until it ends, or give another folder with --out") from error
+            if not (path.exists() and os.path.samestat(path.stat(), os.fstat(stream.fileno()))):
+                continue  # the process that held it has just removed it: this lock keeps nobody out
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def _umask() -> int:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from outlast.config.schema import Settings, TaskConfig
-from outlast.errors import ConfigError, did_you_mean
+from outlast.errors import ConfigError, did_you_mean, listed
 
 Config = TypeVar("Config", bound=TaskConfig)
 
@@ -45,7 +45,10 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: it builds plain values only
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"{where} is not valid YAML: {' '.join(str(error).split())}",
+            hint="look for an open bracket or quote, a tab, or a colon without a space after it",
+        ) from error
 
 
 def to_yaml(config: Settings) -> str:
@@ -85,7 +88,7 @@ def resolve(
             chosen[key] = parse_yaml(text, f"the value of {key}")
     for key, value in chosen.items():
         if key not in known:
-            problems.append(f"unknown key {key!r}.{did_you_mean(key, list(known))}")
+            problems.append(_unknown(key, list(known)))
         else:
             _put(values, key, value)
     config: Config | None = None
@@ -127,6 +130,13 @@ def keys(schema: type[Settings], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", field
 
 
+def _unknown(key: str, known: Sequence[str]) -> str:
+    inside = [name for name in known if name.startswith(f"{key}.")]
+    if inside:
+        return f"{key!r} is a group of settings; set those inside: {listed(inside)}"
+    return f"unknown key {key!r}.{did_you_mean(key, known)}"
+
+
 def _idle(settings: Settings, prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, reason in settings.idle().items():
         yield f"{prefix}{name}", reason
@@ -142,7 +152,10 @@ def _read_file(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold key: value lines, but holds a {type(values).__name__}")
+        raise ConfigError(
+            f"{path} must hold key: value lines, but holds a {type(values).__name__}",
+            hint="write it like the config.yaml of a run, or like: train.epochs: 40",
+        )
     return dict(_dotted(values))
 
 
@@ -150,7 +163,10 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
+        raise ConfigError(
+            f"the configuration file {path} cannot be read: {error}",
+            hint="check the path; it must be a text file (UTF-8)",
+        ) from error
 
 
 def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

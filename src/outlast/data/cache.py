@@ -62,9 +62,13 @@ def build(
     with _locked(folder / f".{key}.building"):
         _remove_dead_builds(folder)
         cache = _opened(folder / key, rows, read)
-        if cache is not None and not cache.complete and cache.budget_bytes < budget_bytes:
+        if (
+            cache is not None
+            and not cache.complete
+            and _has_grown(_make_room(folder / key, cache.needed_bytes, budget_bytes), cache)
+        ):
             cache.close()
-            _remove_unless_used(folder / key)  # a larger budget: build it anew
+            _remove_unless_used(folder / key)  # more room than when it was built: build it anew
             cache = _opened(folder / key, rows, read)
         if cache is not None:
             return cache
@@ -79,7 +83,8 @@ class Cache:
     rows: Sequence[Row]
     read: Read
     cached: int
-    budget_bytes: int
+    cached_bytes: int
+    needed_bytes: int
     note: str
     arrays: list[dict[str, Any]]
     _stores: dict[str, _Stacked | _Ragged] | None = field(default=None, repr=False)
@@ -142,6 +147,11 @@ class Cache:
         return gathered
 
 
+def _has_grown(room_bytes: int, cache: Cache) -> bool:
+    """Whether all rows would fit now, or at least twice as many."""
+    return room_bytes >= cache.needed_bytes or room_bytes >= 2 * max(cache.cached_bytes, cache.needed_bytes // 100)
+
+
 @dataclass
 class _Stacked:
     """Samples of one shape: an array (rows, ...)."""
@@ -181,8 +191,8 @@ def _built(
 ) -> Cache:
     temporary = Path(tempfile.mkdtemp(prefix=f".tmp-{target.name}-", dir=target.parent))
     lock = _in_use(temporary)  # held from here on, through the rename: nobody takes it for a dead build
+    writer = _Writer(temporary, target, len(rows), budget_bytes)
     try:
-        writer = _Writer(temporary, target, len(rows), budget_bytes)
         problems: list[str] = []
         for done, (sample, problem) in enumerate(_in_order(rows, read, threads), start=1):
             if sample is None:
@@ -197,6 +207,7 @@ def _built(
         writer.finish()
         _rename_or_yield(temporary, target)
     except BaseException as error:
+        writer.close()
         lock.close()
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -233,6 +244,7 @@ class _Writer:
         self.constant: list[bool] = []
         self.first: list[tuple[int, ...]] = []
         self.cached, self.bytes, self.room = 0, 0, 0
+        self.seen, self.seen_bytes = 0, 0
         self.full = ""  # why nothing more is written
 
     def add(self, sample: Mapping[str, Array]) -> None:
@@ -244,6 +256,7 @@ class _Writer:
         for number, value in enumerate(values):
             self.constant[number] &= value.shape == self.first[number]
         size = sum(value.nbytes for value in values)
+        self.seen, self.seen_bytes = self.seen + 1, self.seen_bytes + size
         if not self.full and self.bytes + size > self.room:
             self.room = _make_room(self.target, self.bytes + size, self.budget)
             if self.bytes + size > self.room:
@@ -281,12 +294,17 @@ class _Writer:
             shape = list(self.first[number]) if self.constant[number] else None
             arrays.append({"name": name, "dtype": self.dtypes[number].str, "file": f"{number}.bin", "shape": shape})
         note = "" if self.cached == self.total else self._note()
-        meta = {"rows": self.total, "cached": self.cached, "bytes": self.bytes, "note": note, "arrays": arrays}
+        needed = self.seen_bytes * self.total // max(self.seen, 1)
+        meta = {"rows": self.total, "cached": self.cached, "bytes": self.bytes, "needed_bytes": needed, "note": note}
         with (self.folder / _META).open("w", encoding="utf-8") as out:
-            json.dump({**meta, "budget_bytes": self.budget}, out)
+            json.dump({**meta, "arrays": arrays}, out)
             out.flush()
             os.fsync(out.fileno())
         sync_path(self.folder)
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
 
     def _start(self, sample: Mapping[str, Array]) -> None:
         self.names = list(sample)
@@ -340,9 +358,8 @@ def _opened(path: Path, rows: Sequence[Row], read: Read) -> Cache | None:
         raise DataError(f"the cache {path} doesn't fit its key or is damaged", hint=f"delete it: rm -r '{path}'")
     with suppress(OSError):
         os.utime(path)
-    cache = Cache(path, rows, read, meta["cached"], meta["budget_bytes"], meta["note"], meta["arrays"])
-    cache._lock = lock
-    return cache
+    sizes_of = {"cached_bytes": meta["bytes"], "needed_bytes": meta["needed_bytes"]}
+    return Cache(path, rows, read, meta["cached"], note=meta["note"], arrays=meta["arrays"], **sizes_of, _lock=lock)
 
 
 def _make_room(target: Path, wanted_bytes: int, budget_bytes: int) -> int:
@@ -355,8 +372,8 @@ def _make_room(target: Path, wanted_bytes: int, budget_bytes: int) -> int:
             break
         if _remove_unless_used(path):
             free += sizes.pop(path)
-    own = sum(file.stat().st_size for file in target.parent.glob(f".tmp-{target.name}-*/*.bin"))
-    return max(0, min(budget_bytes - sum(sizes.values()), free + own))
+    own = [*target.parent.glob(f".tmp-{target.name}-*/*.bin"), *target.glob("*.bin")]
+    return max(0, min(budget_bytes - sum(sizes.values()), free + sum(file.stat().st_size for file in own)))
 
 
 def _remove_unless_used(path: Path) -> bool:

@@ -8,10 +8,10 @@ Does not do: read the data, download it, or fall back to anything synthetic.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from outlast.errors import DataError
+from outlast.errors import DataError, DataNotFoundError, UsageError
 
 LooksRight = Callable[[Path], bool]
 
@@ -33,7 +33,8 @@ def find_root(
     given: what the user named (--data), or None. looks_right: whether a folder has the task's layout; it decides the
     search. accepts: what a folder that the user named must pass; none: looks_right (a task whose own checks say more
     precisely what is wrong passes a lenient one).
-    Raises DataError: a named folder that is missing or wrong, several candidates in one place, or none anywhere.
+    Raises DataError: a named folder that is missing or wrong, several candidates in one place; DataNotFoundError where
+    nothing was named and there is none anywhere.
     """
     accepts = accepts or looks_right
     if given is not None:
@@ -57,7 +58,7 @@ def find_root(
             )
         if unique:
             return next(iter(unique.values()))
-    raise DataError(
+    raise DataNotFoundError(
         f"no data found for {task_name}",
         hint="name the folder with --data DIR; for a synthetic set, on purpose, use --preset smoke",
         details=[
@@ -67,6 +68,14 @@ def find_root(
             f"{here.absolute()}: " + ("nothing with this layout" if here.is_dir() else "no such folder"),
         ],
     )
+
+
+def check_names(task_name: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse data that was given under a name (--data NAME=DIR) that the task doesn't know. Raises UsageError."""
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        plain = "give it as --data DIR" if list(known) == ["data"] else f"its names are: {', '.join(known)}"
+        raise UsageError(f"{task_name} has no data called {', '.join(map(repr, unknown))}", hint=plain)
 
 
 def _named(root: Path, how: str, task_name: str, accepts: LooksRight, looks_right: LooksRight) -> Path:

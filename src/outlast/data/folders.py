@@ -7,6 +7,7 @@ found here, and all problems are shown together. Does not do: decode the images 
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -37,8 +38,8 @@ def class_folders(root: Path, *, memo: Path | None = None, threads: int = 2) -> 
     Columns: id, path (relative to the root, as on disk), label (int64, position in the sorted class names), class,
     split ('' where the tree gives none), group, hash (SHA-256 of the file). Facts: classes, channels = 3.
     memo: where hashes are remembered between runs (readers.hash_files).
-    Raises one DataError with everything that is wrong: empty, one class only, a class with a single image, zero-byte
-    files, one image under two classes or in two splits, a groups.csv that doesn't fit.
+    Raises one DataError with everything that is wrong: no or one class, a class with a single image, empty files, one
+    image under two classes or in two splits, a groups.csv that doesn't fit.
     """
     base, splits = _splits(root)
     notes: list[str] = []
@@ -73,15 +74,22 @@ def class_folders(root: Path, *, memo: Path | None = None, threads: int = 2) -> 
 def labelled_folders(root: Path, *, memo: Path | None = None, threads: int = 2) -> Examples:
     """Every image of a class-folder tree as `class_folders` gives it, to be scored and not trained on.
 
-    Groups, splits, duplicates and the number of images per class don't matter there. Raises DataError if there are none.
+    Groups, splits, duplicates and the number of images per class don't matter there. Raises DataError if there are
+    none.
     """
+    if not root.is_dir():
+        reason = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"{root} {reason}", hint=f"give the folder that holds the data: {LAYOUT}")
     base, splits = _splits(root)
-    rows = _list_rows(root, base, splits, []) if root.is_dir() else []
+    rows = _list_rows(root, base, splits, [])
     if not rows:
         raise DataError(
             f"{root} holds no images in class folders", hint=f"expected {LAYOUT} ({', '.join(sorted(EXTENSIONS))})"
         )
     table = pd.DataFrame(rows)
+    problems = _name_problems(table)
+    if problems:
+        raise DataError(f"the names of files in {root} can't be used", hint="rename them", details=problems)
     classes = sorted(set(table["class"].tolist()))
     table["label"] = np.asarray([classes.index(name) for name in table["class"]], dtype=np.int64)
     table["hash"] = hash_files([root / path for path in table["path"]], memo=memo, threads=threads)
@@ -244,7 +252,10 @@ def _final(renamed: dict[str, str], group: str) -> str:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return [path for path in _visible(folder) if path.is_dir()]
+    """Folders inside, in the order of names; a link that leads back up is none."""
+    inside = [path for path in _visible(folder) if path.is_dir()]
+    here = Path(os.path.realpath(folder))
+    return [path for path in inside if not (path.is_symlink() and here.is_relative_to(os.path.realpath(path)))]
 
 
 def _files(folder: Path) -> list[Path]:

@@ -117,7 +117,8 @@ class Loader:
         One iteration at a time: starting another one ends this one. Raises what `get` and `finish` raise.
         """
         self._running += 1
-        return self._made_here(plans, augmented) if self._workers == 0 else self._from_workers(plans, augmented)
+        make = self._made_here if self._workers == 0 else self._from_workers
+        return make(plans, augmented, self._running)
 
     def close(self) -> None:
         """End the workers; a worker that hangs is killed."""
@@ -138,16 +139,15 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _made_here(self, plans: Iterable[BatchPlan], augmented: bool) -> Iterator[Batch]:
-        mine = self._running
+    def _made_here(self, plans: Iterable[BatchPlan], augmented: bool, mine: int) -> Iterator[Batch]:
         for plan in plans:
             self._check(mine)
             with one_thread():
                 batch = self._maker.make(plan, augmented)
             yield _pinned(batch) if self._pin else batch
 
-    def _from_workers(self, plans: Iterable[BatchPlan], augmented: bool) -> Iterator[Batch]:
-        mine = self._running
+    def _from_workers(self, plans: Iterable[BatchPlan], augmented: bool, mine: int) -> Iterator[Batch]:
+        self._check(mine)
         self._feed.items = ((plan, augmented) for plan in plans)
         if self._pool is None:
             self._pool = self._new_pool()
@@ -156,11 +156,11 @@ class Loader:
             # Python 3.12+ warns of any fork beside threads; our workers use none of the locks in question.
             warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
             made = iter(self._pool)
-        for batch in made:
-            self._check(mine)
+        while (batch := next(made, None)) is not None:
             if isinstance(batch, _Failure):
                 raise batch.error
             yield batch
+            self._check(mine)  # torch's iterator is one and the same for all iterations
 
     def _new_pool(self) -> DataLoader[Any]:
         return DataLoader(
@@ -171,6 +171,7 @@ class Loader:
             prefetch_factor=self._prefetch,
             persistent_workers=True,
             collate_fn=_as_it_is,
+            generator=torch.Generator(),  # else starting an iteration would take a number from the global generator
             pin_memory=self._pin,
             worker_init_fn=_settle,
             multiprocessing_context=self._start_method,

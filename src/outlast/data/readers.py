@@ -7,6 +7,7 @@ alone. Does not do: cache (cache.py), augment (augment.py), or read scientific r
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -126,7 +127,8 @@ def hash_files(paths: Sequence[str | os.PathLike[str]], *, memo: Path | None = N
             with path.open("rb") as file:
                 value = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            return "", f"{os.fspath(path)}: {error.strerror or error}"
+            remedy = f"; run: chmod u+r '{os.fspath(path)}'" if isinstance(error, PermissionError) else ""
+            return "", f"{os.fspath(path)}: {error.strerror or error}{remedy}"
         if time.time() - status.st_mtime > 2.0:
             fresh[key] = value
         return value, None
@@ -232,16 +234,23 @@ def _walk(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
     except PermissionError as error:
         raise DataError(f"{folder}: no permission to list the folder", hint=f"run: chmod u+rx '{folder}'") from error
     here = (status.st_dev, status.st_ino)
-    if here in above:  # a symbolic link back to a folder that we are in
+    if here in above:  # links that lead to each other
         return
+    real = os.path.realpath(folder)
     for entry in entries:
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             continue
-        # os.path, not pathlib: there may be 400,000 entries; unlike entry.is_dir(), no exception for a circular link.
-        if os.path.isdir(entry.path):  # noqa: PTH112
-            yield from _walk(entry.path, above | {here})
+        link = entry.is_symlink()
+        # There may be 400,000 entries, so no stat for a plain one; no exception for a circular link.
+        if os.path.isdir(entry.path) if link else entry.is_dir():  # noqa: PTH112
+            if not (link and _contains(os.path.realpath(entry.path), real)):  # a link back up
+                yield from _walk(entry.path, above | {here})
         elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and not _loops(entry):  # noqa: PTH122
             yield entry.path
+
+
+def _contains(folder: str, inner: str) -> bool:
+    return f"{inner}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def _loops(entry: os.DirEntry[str]) -> bool:
@@ -251,5 +260,5 @@ def _loops(entry: os.DirEntry[str]) -> bool:
     try:
         entry.stat()
     except OSError as error:
-        return not isinstance(error, FileNotFoundError)
+        return error.errno == errno.ELOOP
     return False

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from outlast.base import files
 from outlast.base.files import plain, write_bytes, write_json
 from outlast.errors import UsageError, listed
 
@@ -28,6 +29,7 @@ def check_target(target: Path) -> None:
         raise UsageError(
             f"{target.name!r}: this version exports to {listed(FORMATS)}", hint="give --to a file name that ends so"
         )
+    files.check_target(target)
 
 
 def export(model: nn.Module, target: Path, sidecar: Mapping[str, Any]) -> list[Path]:

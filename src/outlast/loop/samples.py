@@ -69,21 +69,23 @@ def open_loader(
     learner: Learner, config: TaskConfig, examples: Examples, scratch: Path, compute: Compute, cores: int
 ) -> Iterator[Loader]:
     """A loader over all rows, from a cache of decoded samples. Raises DataError that names every damaged file."""
-    cache = open_cache(learner, config, examples, scratch, cores)
     workers = config.loading.workers
     if workers is None:
         # On a CPU the training step needs the cores itself; beside a GPU they are free.
         workers = 0 if compute.device.type == "cpu" else min(max(cores // compute.processes - 1, 1), 8)
     columns = {name: examples.table[name].to_numpy() for name in examples.batch_columns}
-    with Loader(
-        get=cache.get,
-        columns=columns,
-        finish=partial(learner.augment, config),
-        draw=_drawer(learner, config),
-        workers=workers,
-        prefetch_batches=config.loading.prefetch_batches,
-        pin_memory=compute.device.type == "cuda",
-    ) as loader:
+    with (
+        open_cache(learner, config, examples, scratch, cores) as cache,
+        Loader(
+            get=cache.get,
+            columns=columns,
+            finish=partial(learner.augment, config),
+            draw=_drawer(learner, config),
+            workers=workers,
+            prefetch_batches=config.loading.prefetch_batches,
+            pin_memory=compute.device.type == "cuda",
+        ) as loader,
+    ):
         yield loader
 
 

@@ -40,6 +40,7 @@ class Job:
     """A training stage with all that the loop needs to know about its surroundings.
 
     stop(): why the run should stop now (a signal), or None. record: provenance that every checkpoint carries.
+    saved(facts): told at every save how far this session has come.
     """
 
     stage: Train
@@ -54,6 +55,7 @@ class Job:
     stop: Callable[[], str | None] = lambda: None
     resume: Resume = "auto"
     start_from: Path | None = None
+    saved: Callable[[Mapping[str, Any]], None] = lambda facts: None
 
     @property
     def learner(self) -> Learner:
@@ -150,7 +152,7 @@ def start(setup: Setup, job: Job, choice: Start) -> RunState:
     """Bring the live objects to where `choice` says, and return the state to go on from."""
     model = unwrapped(setup.model)
     if choice.weights is not None:
-        _load(model, read_weights(choice.weights), choice.weights)
+        load_weights(model, read_weights(choice.weights), choice.weights)
         if setup.average is not None:
             setup.average.module.load_state_dict(model.state_dict())
     if choice.state is None:
@@ -162,7 +164,7 @@ def start(setup: Setup, job: Job, choice: Start) -> RunState:
             f"saved by {state.processes} processes, going on with {job.compute.processes}: each step has the same "
             "samples, but sums are rounded in another order and dropout draws other numbers; not bit for bit"
         )
-    _load(model, state.model, source)
+    load_weights(model, state.model, source)
     setup.stepper.optimizer.load_state_dict(state.optimizer)
     if (setup.average is None) != (state.average is None) or (setup.plateau is None) != (state.plateau is None):
         raise CheckpointError(
@@ -209,7 +211,8 @@ def _stepper(job: Job, model: nn.Module) -> Stepper:
     )
 
 
-def _load(model: nn.Module, weights: Mapping[str, Any], source: Path) -> None:
+def load_weights(model: nn.Module, weights: Mapping[str, Any], source: Path) -> None:
+    """Load all tensors into the model. Raises CheckpointError that names those that don't fit."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

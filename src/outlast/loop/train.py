@@ -34,9 +34,6 @@ class Outcome:
     """How a session of a training stage ended; `stopped` says why it stopped early, None if the stage is finished."""
 
     stopped: str | None
-    from_step: int
-    resumed: bool
-    fit: Fit
     result: dict[str, Any]
 
 
@@ -53,19 +50,19 @@ def train(job: Job) -> Outcome:
     session = _Session(job, setup, state, fit)
     if job.compute.main:
         session.truncate_metrics()
-    from_step = state.step
     state.sessions += 1
     stopped = session.run()
     if stopped is None and job.compute.main and job.config.saving.keep_when_finished == "best":
         store.drop_checkpoints(job.folder)
-    return Outcome(stopped, from_step, choice.state is not None, fit, session.result())
+    return Outcome(stopped, session.result())
 
 
 class _Session:
     """The live loop of one session; its only lasting state is `state`."""
 
     def __init__(self, job: Job, setup: Setup, state: RunState, fit: Fit) -> None:
-        self.job, self.setup, self.state = job, setup, state
+        self.job, self.setup, self.state, self.fit = job, setup, state, fit
+        self.from_step = state.step
         sums = state.ranks[job.compute.rank]["sums"] if job.compute.rank < len(state.ranks) else {}
         self.watch = LossWatch(dict(sums), job.compute.device.type == "cpu", self._names)
         self.metrics_path = job.folder / "metrics.jsonl"
@@ -217,6 +214,18 @@ class _Session:
         self.saved_at, self.saved_step = time.monotonic(), state.step
         self.saved_position = (state.epoch, state.cursor)
         self.job.durations.record("save", self.saved_at - began)
+        self.job.saved(self._progress_facts())
+
+    def _progress_facts(self) -> dict[str, Any]:
+        resumed = f"step-{self.from_step:09d}" if self.from_step else None
+        wanted = self.job.learner.rungs(self.job.config)[0]
+        return {
+            "from_step": self.from_step,
+            "to_step": self.state.step,
+            "resumed_from": resumed,
+            "rung": {**asdict(self.fit), "wanted": wanted},
+            "parameters": self.setup.parameters,
+        }
 
     def _names(self, rows: Any) -> list[str]:
         ids = self.job.examples.table["id"]

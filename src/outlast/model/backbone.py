@@ -13,6 +13,7 @@ import logging
 import pickle
 import socket
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,13 +62,15 @@ def classifier(
     an error message should suggest. Raises ModelError.
     """
     _require_known(name, also)
+    if pretrained and weights is None:
+        model = _from_hub(name, classes, channels, image_size)
+    else:
+        model = _fitting(name, classes, channels, image_size)
+    if image_size is not None:
+        _require_takes(model, name, channels, image_size)
     if weights is not None:
-        model = _create(name, classes, channels, image_size)
         load_weights(model, weights)
-        return model
-    if pretrained:
-        return _from_hub(name, classes, channels, image_size)
-    return _create(name, classes, channels, image_size)
+    return model
 
 
 def normalisation(name: str, *, also: Sequence[str] = ()) -> Normalisation:
@@ -135,6 +138,35 @@ def _create(
     return model
 
 
+def _fitting(name: str, classes: int, channels: int, image_size: tuple[int, int] | None) -> nn.Module:
+    try:
+        return _create(name, classes, channels, image_size)
+    except (RuntimeError, ValueError, AssertionError, TypeError) as error:  # what timm's models raise, by their design
+        if image_size is None:
+            raise
+        raise _too_small(name, image_size, error) from error
+
+
+def _require_takes(model: nn.Module, name: str, channels: int, image_size: tuple[int, int]) -> None:
+    """One image through the model: many architectures have a least size, and only their forward pass knows it."""
+    training = model.training
+    try:
+        with torch.no_grad():  # not inference_mode: a model may keep what it computes here
+            model.eval()(torch.zeros(1, channels, *image_size))
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        raise _too_small(name, image_size, error) from error
+    finally:
+        model.train(training)
+
+
+def _too_small(name: str, image_size: tuple[int, int], error: Exception) -> ModelError:
+    height, width = image_size
+    return ModelError(
+        f"model {name!r} does not take images of {height}x{width} pixels: {_first_line(error)}",
+        hint="give another image size (larger, or a multiple of 32), or name another model",
+    )
+
+
 def _from_hub(name: str, classes: int, channels: int, image_size: tuple[int, int] | None) -> nn.Module:
     published = timm.models.get_pretrained_cfg(name)
     if published is None or not published.has_weights:
@@ -178,10 +210,15 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        # Torch's own sentence about a pickle advises to execute it.
+        refused = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds more than tensors, or is no such file" if refused else _first_line(error)
         raise ModelError(
-            f"{path} is not a readable weights file: {_first_line(error)}",
+            f"{path} is not a readable weights file: {reason}",
             hint="expected .safetensors, or a .pth file that holds tensors only (it is read without running code)",
         ) from error
     for wrapper in ("state_dict", "model", "model_state_dict"):

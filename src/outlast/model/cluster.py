@@ -116,12 +116,16 @@ class ClusterBlock(nn.Module):
 
 
 class TokenMlp(nn.Module):
-    """Two linear layers with GELU; with `local`, a residual depthwise 3x3 between them (PVTv2's MLP)."""
+    """Two linear layers with GELU; with `local`, a residual depthwise 3x3 between them (PVTv2's MLP), normalised."""
 
     def __init__(self, dim: int, hidden: int, *, dropout: float = 0.0, local: bool = False) -> None:
         super().__init__()
         self.expand = nn.Linear(dim, hidden)
-        self.local = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if local else None
+        self.local = (
+            nn.Sequential(nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, bias=False), nn.BatchNorm2d(hidden))
+            if local
+            else None
+        )
         self.contract = nn.Linear(hidden, dim)
         self.dropout = nn.Dropout(dropout)
 

@@ -12,10 +12,12 @@ from outlast import task as tasks
 from outlast.config.load import read_config
 from outlast.data.table import Examples
 from outlast.env import host
+from outlast.errors import RunError
 from outlast.loop.accel import set_up
 from outlast.loop.evaluate import collect, evaluate
 from outlast.loop.samples import open_loader
-from outlast.plan.record import load
+from outlast.loop.setup import load_weights
+from outlast.plan.record import NAME, load
 from outlast.save.store import best_weights
 from outlast.task import Inputs, Learner, Train
 
@@ -31,7 +33,13 @@ class Delivered:
         trains = [stage for stage in self.task.stages(self.config) if isinstance(stage, Train)]
         self.stage = next(stage for stage in trains if stage.name == self.delivery.model)
         self.learner: Learner = self.stage.learner
-        self.facts = self.record["facts"][self.learner.name]
+        try:
+            self.facts = self.record["facts"][self.learner.name]
+        except (KeyError, TypeError) as error:
+            raise RunError(
+                f"{run / NAME} does not say what the model was trained on (no facts of {self.learner.name!r})",
+                hint="restore it from a copy of the run",
+            ) from error
         self.weights, self.saved = best_weights(run / self.delivery.model)
         self.rung = str(self.saved.manifest["fit"]["rung"])
         self.machine = host.detect()
@@ -41,7 +49,7 @@ class Delivered:
         """The trained module with its best weights, on the device, in evaluation mode."""
         needs = {name: self.run / name for name in self.stage.needs}
         model = self.learner.model(self.config, Inputs(self.facts, needs), self.rung)
-        model.load_state_dict(self.weights)
+        load_weights(model, self.weights, self.saved.folder)
         return model.to(self.compute.device).eval()
 
     def evaluate(self, examples: Examples) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def run_demo(out: Path) -> dict[str, Any]:
     metrics = {name: value for name, value in scores["metrics"].items() if isinstance(value, float)}
     sessions = [part for part in record.load(out)["sessions"] if part["from_step"] is not None]
     say(
-        f"\ndone in {format_duration(time.monotonic() - began)}, in {len(sessions)} sessions. SYNTHETIC leaves, test split, "
-        f"{scores['images']} images scored once: "
+        f"\ndone in {format_duration(time.monotonic() - began)}, in {len(sessions)} sessions. "
+        f"SYNTHETIC leaves, test split, {scores['images']} images scored once: "
         + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in metrics.items())
     )
     say(f"report:   {result['report']}")
@@ -87,7 +87,7 @@ def _outlast(words: list[str]) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
-        result = {"status": "failed", "error": f"it ended with exit code {done.returncode}"}
+        result = {"error": f"it ended with exit code {done.returncode}"}
     if done.returncode != 0:
         raise RunError(f"the demo's command failed: {result.get('error')}", hint="its messages stand above")
     return result

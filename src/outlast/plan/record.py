@@ -7,6 +7,7 @@ refused before a file is touched.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,6 +72,7 @@ class RunRecord:
 
     def __init__(self, folder: Path, values: dict[str, Any], *, writes: bool) -> None:
         self.folder, self.values, self.writes = folder, values, writes
+        self.began = time.monotonic()
 
     @classmethod
     def open(cls, folder: Path, config: TaskConfig, facts: Mapping[str, Any], *, writes: bool) -> RunRecord:
@@ -95,10 +97,12 @@ class RunRecord:
         self.save()
 
     def note(self, stage: str, facts: Mapping[str, Any]) -> None:
-        """What a training stage did in this session."""
+        """What a training stage has done in this session so far; told at every save."""
         session = self.values["sessions"][-1]
         session |= {name: facts[name] for name in ("from_step", "to_step", "resumed_from")}
-        session["stage"] = stage
+        session |= {"stage": stage, "seconds": round(time.monotonic() - self.began, 1)}
+        steps = {"from_step": facts["from_step"], "to_step": facts["to_step"]}
+        session["trained"] = {**session.get("trained", {}), stage: steps}
         rung = facts["rung"]
         self.values.setdefault("rung", {})[stage] = {
             "name": rung["rung"], "wanted": rung["wanted"], "micro_batch": rung["micro_batch"], "reason": rung["reason"]
@@ -111,10 +115,11 @@ class RunRecord:
         self.values["warnings"] += [sentence for sentence in sentences if sentence not in self.values["warnings"]]
         self.save()
 
-    def end_session(self, status: str, reason: str | None, next_command: str | None, seconds: float) -> None:
+    def end_session(self, status: str, reason: str | None, next_command: str | None) -> None:
         """The session ends: finished, stopped or failed, why, and what to type next."""
         session = self.values["sessions"][-1]
-        session |= {"ended": now(), "why_stopped": reason or status, "seconds": round(seconds, 1)}
+        seconds = round(time.monotonic() - self.began, 1)
+        session |= {"ended": now(), "why_stopped": reason or status, "seconds": seconds}
         spent = sum(item.get("seconds") or 0.0 for item in self.values["sessions"])
         self.values |= {"status": status, "reason": reason, "next_command": next_command, "seconds": {"total": spent}}
         self.save()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,16 @@ from outlast.base.clock import Deadline, Durations
 from outlast.base.files import remove_folder, sweep, write_folder
 from outlast.base.log import say
 from outlast.data.table import Examples
-from outlast.errors import TaskError
+from outlast.errors import RunError, TaskError
 from outlast.loop.accel import Compute
 from outlast.loop.evaluate import predict
 from outlast.loop.samples import open_loader
-from outlast.loop.setup import Job, model_hash
-from outlast.loop.train import Outcome, train
+from outlast.loop.setup import Job, load_weights, model_hash
+from outlast.loop.train import train
 from outlast.plan import ledger
 from outlast.save import store
-from outlast.save.resume import Resume, check_model
+from outlast.save.format import read_weights
+from outlast.save.resume import Resume, choose
 from outlast.task import Call, Inputs, Learner, Predict, Stage, Train, Work, needed, select, topological
 
 
@@ -88,23 +89,41 @@ def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) 
     return None
 
 
-def check_models(stages: Sequence[Stage], examples: Mapping[str, Examples], run: Path) -> None:
-    """Build each model that can be built now, and compare it with its newest checkpoint; writes nothing.
+def check_models(
+    stages: Sequence[Stage], examples: Mapping[str, Examples], run: Path, *, begun: bool, start_from: Path | None
+) -> None:
+    """Build each model that can be built now, and read what it will start from; writes nothing.
 
-    Raises ModelError (weights that are missing or don't fit) or CheckpointError (a checkpoint of another model).
+    begun: the run goes on with what is in its folder. Raises ModelError (weights that are missing or don't fit) or
+    CheckpointError (a checkpoint that is damaged or of another model).
     """
     for stage in stages:
         folder = run / stage.name
-        ready = all((run / name / ledger.RECORD).is_file() for name in needed(stage))
-        if not isinstance(stage, Train) or not ready or (folder / ledger.RECORD).is_file():
+        ready = not needed(stage) or (begun and all((run / name / ledger.RECORD).is_file() for name in needed(stage)))
+        if not isinstance(stage, Train) or not ready or (begun and (folder / ledger.RECORD).is_file()):
             continue
-        saved = store.newest(folder / "checkpoints", [])
+        saved = store.newest(folder / "checkpoints", []) if begun else None
         rungs = stage.learner.rungs(stage.config)
         rung = str(saved.manifest.get("fit", {}).get("rung", rungs[0])) if saved is not None else rungs[0]
         inputs = Inputs(examples[stage.learner.name].facts, {name: run / name for name in stage.needs})
         model = stage.learner.model(stage.config, inputs, rung)
-        if saved is not None:
-            check_model(saved, model_hash(model))
+        choice = choose(folder, "auto" if begun else "never", start_from=start_from, model_hash=model_hash(model))
+        if choice.weights is not None:
+            load_weights(model, read_weights(choice.weights), choice.weights)
+
+
+def check_progress(stages: Sequence[Stage], run: Path) -> None:
+    """Refuse (RunError) to resume a run in which no stage is done and no checkpoint verifies."""
+    problems: list[str] = []
+    for stage in stages:
+        folder = run / stage.name
+        if (folder / ledger.RECORD).is_file() or store.newest(folder / "checkpoints", problems) is not None:
+            return
+    raise RunError(
+        f"there is nothing to resume in {run}: no stage is done, and no checkpoint verifies",
+        details=problems,
+        hint="use --resume auto to go on from the start",
+    )
 
 
 def _train(stage: Train, folder: Path, identity: str, around: Surroundings, began: float) -> str | None:
@@ -123,9 +142,9 @@ def _train(stage: Train, folder: Path, identity: str, around: Surroundings, bega
             stop=around.stop,
             resume=around.resume,
             start_from=around.start_from,
+            saved=lambda facts: around.noted(stage.name, facts),
         )
         outcome = train(job)
-    around.noted(stage.name, _session(outcome, stage))
     if outcome.stopped is None and around.compute.main:
         outputs = [path for path in (folder / "best").rglob("*") if path.is_file()]
         ledger.finish(folder, stage, identity, outputs, outcome.result, outcome.result["train_seconds"])
@@ -147,7 +166,7 @@ def _predict(
         rung = saved.manifest["fit"]["rung"]
         needs = {name: around.run / name for name in source.needs}
         model = learner.model(config, Inputs(examples.facts, needs), rung)
-        model.load_state_dict(weights)
+        load_weights(model, weights, saved.folder)
         with open_loader(learner, config, examples, around.scratch, around.compute, around.cores) as loader:
             reason = predict(
                 learner, config, model.to(around.compute.device), loader, rows, examples.table["id"].tolist(),
@@ -188,16 +207,6 @@ def _prepare(folder: Path, identity: str, around: Surroundings) -> None:
         remove_folder(folder)
         ledger.begin(folder, identity)
     (folder / ledger.RECORD).unlink(missing_ok=True)
-
-
-def _session(outcome: Outcome, stage: Train) -> dict[str, Any]:
-    return {
-        "from_step": outcome.from_step,
-        "to_step": outcome.result["steps"],
-        "resumed_from": f"step-{outcome.from_step:09d}" if outcome.resumed else None,
-        "rung": {**asdict(outcome.fit), "wanted": stage.learner.rungs(stage.config)[0]},
-        "parameters": outcome.result["parameters"],
-    }
 
 
 def _reason_to_stop(around: Surroundings) -> str | None:

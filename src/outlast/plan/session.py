@@ -7,8 +7,8 @@ build, and fit their checkpoints) were found right. `run.json` always says how t
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from outlast import task as tasks
 from outlast.base.clock import Deadline, Durations, parse_duration
-from outlast.base.files import locked, sha256, write_folder
+from outlast.base.files import locked, sha256, sweep, write_folder
 from outlast.base.log import quiet, say, warn
 from outlast.config.identity import digest
 from outlast.config.load import resolve
@@ -103,12 +103,15 @@ def run_session(asked: Request) -> dict[str, Any]:
     seconds = parse_duration(limit) if isinstance(limit, str) else limit
     busy = f"another process is training in {run}"
     with locked(run.parent / f".{run.name}.lock", busy) if compute.main else contextlib.nullcontext():
-        _set_aside(run, asked.resume, compute)
         exists = _check_run(run, task, config, asked.resume, warnings)
         plan = list(task.stages(config))
         _check_stage(plan, asked.stage)
+        if asked.resume == "must":
+            runner.check_progress(plan, run)
         examples = _examples(plan, _roots(task, asked, preset, machine, compute), run if exists else None)
-        _check_samples_and_models(plan, examples, run, machine)
+        _check_samples(plan, examples, machine)
+        runner.check_models(plan, examples, run, begun=exists, start_from=asked.start_from)
+        _set_aside(run, asked.resume, compute)
         session = Session(
             task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,
             deadline=asked.deadline or Deadline(seconds, machine.session_started), device_name=accelerator.name,
@@ -120,7 +123,6 @@ def run_session(asked: Request) -> dict[str, Any]:
 
 def _go_on(session: Session, asked: Request) -> dict[str, Any]:
     """Run the plan; the record is right before, during and after."""
-    began = time.monotonic()
     run, compute = session.run, session.compute
     for sentence in [*session.warnings, *(note for item in session.examples.values() for note in item.notes)]:
         warn(sentence)
@@ -129,6 +131,7 @@ def _go_on(session: Session, asked: Request) -> dict[str, Any]:
     provenance = _provenance(session)
     kept = record.RunRecord.open(run, session.config, {**provenance, **_facts(session)}, writes=compute.main)
     if compute.main:
+        sweep(run)
         for name, item in session.examples.items():
             path = run / _split_name(name, session.examples)
             if not path.is_file():
@@ -143,21 +146,20 @@ def _go_on(session: Session, asked: Request) -> dict[str, Any]:
             run=run, examples=session.examples, compute=compute, scratch=session.machine.scratch,
             cores=session.machine.cores, record={**provenance, "config_hash": kept.values["config_hash"]},
             synthetic=session.synthetic, deadline=session.deadline, durations=Durations(),
-            stop=lambda: request.reason, resume="auto" if asked.resume == "never" else asked.resume,
-            start_from=asked.start_from, noted=kept.note,
+            stop=lambda: request.reason, start_from=asked.start_from, noted=kept.note,
         )  # fmt: skip
         try:
             stopped = runner.run(session.plan, around, asked.stage)
         except BaseException as error:
             reason = error.message if isinstance(error, OutlastError) else f"{type(error).__name__}: {error}"
-            kept.end_session("failed", reason, session.command, time.monotonic() - began)
+            kept.end_session("failed", reason, session.command)
             raise
     results = {stage.name: ledger.result(run / stage.name) for stage in session.plan}
     left = [name for name, value in results.items() if value is None]
     status = "stopped" if stopped or left else "finished"
     why = stopped or (f"stages left: {', '.join(left)}" if left else None)
     next_command = session.command if status == "stopped" else None
-    kept.end_session(status, why, next_command, time.monotonic() - began)
+    kept.end_session(status, why, next_command)
     report = write_report(run) if compute.main else run / "report.html"
     compute.wait()
     _say_end(session, why, report)
@@ -187,6 +189,8 @@ def parse_data(data: Any) -> dict[str, Path]:
     items = [data] if isinstance(data, str | Path) else list(data)
     roots: dict[str, Path] = {}
     for item in items:
+        if not str(item):
+            raise UsageError("--data is empty", hint="name the folder that holds the data (is a shell variable unset?)")
         name, equals, folder = str(item).partition("=")
         if not equals or not name.isidentifier() or Path(item).exists():
             name, folder = DATA, str(item)
@@ -241,17 +245,15 @@ def _examples(plan: Sequence[Stage], roots: Mapping[str, Path], run: Path | None
     return found
 
 
-def _check_samples_and_models(
-    plan: Sequence[Stage], examples: Mapping[str, Examples], run: Path, machine: Host
-) -> None:
-    """Decode every sample and build every model once before the run folder is touched: what is wrong shows here."""
-
+def _check_samples(plan: Sequence[Stage], examples: Mapping[str, Examples], machine: Host) -> None:
+    """Decode every sample once before the run folder is touched: what is damaged shows here."""
     decoded = set()
     for stage in plan:
         if isinstance(stage, Train) and stage.learner.name not in decoded:
-            open_cache(stage.learner, stage.config, examples[stage.learner.name], machine.scratch, machine.cores)
+            open_cache(
+                stage.learner, stage.config, examples[stage.learner.name], machine.scratch, machine.cores
+            ).close()
             decoded.add(stage.learner.name)
-    runner.check_models(plan, examples, run)
 
 
 def _split_name(learner: str, all_learners: Mapping[str, Any]) -> str:
@@ -259,9 +261,12 @@ def _split_name(learner: str, all_learners: Mapping[str, Any]) -> str:
 
 
 def _check_run(run: Path, task: Task, config: TaskConfig, resume: str, warnings: list[str]) -> bool:
-    """Whether the folder holds a run that may go on; refuses anything else that lies there."""
-
+    """Whether the folder holds a run that goes on; refuses anything else that lies there."""
+    if run.is_dir() and not os.access(run, os.W_OK | os.X_OK):
+        raise RunError(f"{run} may not be written", hint="give another folder with --out, or change its permissions")
     if record.is_run(run):
+        if resume == "never":
+            return False
         changes = record.check_same(run, task.name, config)
         warnings += [f"changed in the middle of the run: {line}" for line in changes]
         return True
@@ -330,6 +335,7 @@ def _facts(session: Session) -> dict[str, Any]:
             "threads": compute.threads,
             "processes": compute.processes,
         },
+        "score": {stage.name: stage.learner.score for stage in session.plan if isinstance(stage, Train)},
         "command": session.command,
         "next_command": session.command,
     }

@@ -22,7 +22,9 @@ def advice(run: Collected) -> list[Advice]:
     task = shlex.quote(run.task)
     steps: list[Advice] = []
     if run.status == "failed":
-        steps.append(Advice("Find what went wrong before it costs another session.", f"outlast check {task}"))
+        steps.append(
+            Advice("Find what went wrong before it costs another session.", f"outlast check {task}{_data(run)}")
+        )
     if run.next_command and run.status != "finished":
         why = {
             "stopped": "Go on where it stopped; nothing is done twice.",
@@ -45,3 +47,9 @@ def advice(run: Collected) -> list[Advice]:
         ]
     steps.append(Advice("Print a summary to paste into an issue or a chat.", f"outlast report {folder} --text"))
     return steps
+
+
+def _data(run: Collected) -> str:
+    """The --data option that names the run's data again, where there is one folder to name."""
+    paths = {str(part["path"]) for part in run.data.values() if part.get("path") and not part.get("synthetic")}
+    return f" --data {shlex.quote(paths.pop())}" if len(paths) == 1 else ""

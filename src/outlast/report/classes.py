@@ -30,7 +30,7 @@ def confusion_matrix(
     if counts.size == 0:
         return None
     classes = len(counts)
-    cell = float(np.clip(9.0 / classes, 0.3, 1.1)) if classes <= NUMBERED else max(9.5 / classes, 0.06)
+    cell = float(np.clip(6.6 / classes, 0.3, 1.1)) if classes <= NUMBERED else max(9.5 / classes, 0.06)
     names = [shorten(name, 28) for name in scores.classes]
     margin = 0.55 + 0.072 * max(len(name) for name in names) + 0.45
     slanted = max(len(name) for name in names) * 0.08 > cell * 1.15

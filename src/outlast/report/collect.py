@@ -15,6 +15,7 @@ from typing import Any
 from outlast.errors import OutlastError, RunError
 from outlast.report.formats import finite
 from outlast.report.parts import (
+    PerLabel,
     as_list,
     as_mapping,
     as_text,
@@ -39,7 +40,8 @@ def collect(run: Path) -> Collected:
     record = _run_record(run)
     stages = tuple(_stages(run, record, problems))
     scores = tuple(sorted(_all_scores(run, problems), key=lambda one: (one.split != "test", one.source)))
-    split, totals = read_split(run / "split.csv", problems)
+    split, totals, divided = read_split(run / "split.csv", problems)
+    facts = {name: as_mapping(part) for name, part in as_mapping(record.get("facts")).items()}
     data = {name: as_mapping(part) for name, part in as_mapping(record.get("data")).items()}
     return Collected(
         run=run,
@@ -61,12 +63,13 @@ def collect(run: Path) -> Collected:
         versions=as_mapping(record.get("versions")),
         host=as_mapping(record.get("host")),
         seconds=as_mapping(record.get("seconds")),
-        facts={name: as_mapping(part) for name, part in as_mapping(record.get("facts")).items()},
+        facts=facts,
         sessions=tuple(_session(part) for part in as_list(record.get("sessions")) if isinstance(part, dict)),
         warnings=tuple(str(warning) for warning in as_list(record.get("warnings"))),
         config=_config(run / "config.yaml", problems),
-        split=split,
+        split=_named(split, facts),
         split_totals=totals,
+        divided_groups=divided,
         stages=stages,
         scores=scores,
         mistakes=tuple(_all_mistakes(run, problems)),
@@ -106,8 +109,19 @@ def _collect_or_unreadable(run: Path) -> Collected:
         empty: dict[str, Any] = {}
         return Collected(
             run, "unknown task", None, "unreadable", error.message, None, None, None, None, _touched(run), None, None,
-            False, empty, empty, empty, empty, empty, empty, empty, (), (), None, empty, empty, (), (), (),
+            False, empty, empty, empty, empty, empty, empty, empty, (), (), None, empty, empty, (), (), (), (),
         )  # fmt: skip
+
+
+def _named(split: PerLabel, facts: Mapping[str, Mapping[str, Any]]) -> PerLabel:
+    """The split with class names in place of class numbers, where the run has one list of classes that fits."""
+    lists = [as_list(part.get("classes")) for part in facts.values() if part.get("classes")]
+    numbers = {int(label) for label in split if label.isdecimal()}
+    if not lists or any(other != lists[0] for other in lists) or len(numbers) < len(split):
+        return split
+    if not numbers or max(numbers) >= len(lists[0]):
+        return split
+    return {str(lists[0][number]): split[str(number)] for number in sorted(numbers) if str(number) in split}
 
 
 def _stages(run: Path, whole: Mapping[str, Any], problems: list[str]) -> Iterable[Stage]:
@@ -151,6 +165,12 @@ def _session(part: Mapping[str, Any]) -> Session:
         device=as_text(part.get("device")),
         seconds=finite(part.get("seconds")),
         stage=as_text(part.get("stage")),
+        trained={
+            stage: (first, last)
+            for stage, stretch in as_mapping(part.get("trained")).items()
+            if (first := as_whole(as_mapping(stretch).get("from_step"))) is not None
+            and (last := as_whole(as_mapping(stretch).get("to_step"))) is not None
+        },
     )
 
 

@@ -7,6 +7,7 @@ Promises: rows with missing or non-finite values leave a gap; no rows at all giv
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -76,9 +77,14 @@ def finding(run: Collected, stage: Stage) -> str:
 def boundaries(run: Collected, stage: Stage) -> list[Session]:
     """The sessions that made steps of this stage, in order."""
     alone = len(run.trained) == 1
+    told = [
+        replace(session, stage=name, from_step=first, to_step=last)
+        for session in run.sessions
+        for name, (first, last) in session.trained.items()
+    ]
     return [
         session
-        for session in run.sessions
+        for session in told or run.sessions
         if session.from_step is not None
         and (session.to_step is None or session.to_step > session.from_step)
         and (session.stage == stage.name or (session.stage is None and alone))
@@ -130,7 +136,7 @@ def _score(axes: Axes, stage: Stage, theme: Theme) -> None:
     axes.set_ylabel(f"validation\n{(stage.score or '').replace('_', ' ')}")
     best = stage.best
     step, value = finite(best.get("step")), finite(best.get("value"))
-    if step is None or value is None:
+    if step is None or value is None or step not in steps:
         return
     low, high = axes.get_ylim()
     room = 0.16 * (high - low)  # above the best point, or below where less is better, for its label
@@ -188,6 +194,9 @@ def _sessions(panels: Sequence[Axes], sessions: Sequence[Session], theme: Theme,
     starts = [float(session.from_step or 0) for session in sessions]
     edges = [min(left, starts[0]) if starts[0] <= 0 else starts[0], *starts[1:], right]
     for place, (start, end) in enumerate(pairwise(edges)):
+        if start >= right:  # it has made no evaluation yet
+            break
+        end = min(end, right)
         for axes in panels:
             if place % 2 == 0:
                 axes.axvspan(max(start, left), end, color=theme.band, linewidth=0, zorder=0)

@@ -24,7 +24,7 @@ from outlast.report.parts import read_mistakes, read_scores
 from outlast.report.pictures import grid_finding
 from outlast.report.plots import KINDS, draw_for, explain
 from outlast.report.records import Collected, Mistake, Scores
-from outlast.report.text import headline, summary
+from outlast.report.text import headline, machine, summary
 from outlast.report.timeline import length, pauses, repeated, strip
 from outlast.task import Figure
 
@@ -59,7 +59,8 @@ def write(run: Path, figures: Sequence[Figure] = (), to: Path | None = None) -> 
     """
     collected = collect(run)
     target = to if to is not None else run / "report.html"
-    write_text(target, render(collected, figures))
+    page = render(collected, figures)
+    write_text(target, page.encode("utf-8", "replace").decode("utf-8"))  # a path of undecodable bytes must not stop it
     return target
 
 
@@ -80,6 +81,7 @@ def render(run: Collected, figures: Sequence[Figure] = ()) -> str:
         run=run,
         figures=[_shown(figure, run, place) for place, figure in enumerate(figures or default_figures(run))],
         headline=headline(run),
+        machine=machine(run),
         bars=strip(run.sessions, now),
         session_rows=_session_rows(run),
         trained_seconds=sum(length(session, now) or 0.0 for session in run.sessions),

@@ -19,6 +19,8 @@ from typing import Any
 from outlast.report.formats import finite
 from outlast.report.records import Mistake, Scores
 
+PerLabel = dict[str, dict[str, tuple[int, int]]]
+Split = tuple[PerLabel, dict[str, tuple[int, int]], tuple[str, ...]]
 UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -88,10 +90,8 @@ def inside(run: Path, named: object) -> Path | None:
         return None
 
 
-def read_split(
-    path: Path, problems: list[str]
-) -> tuple[dict[str, dict[str, tuple[int, int]]], dict[str, tuple[int, int]]]:
-    """Images and groups per label and split, and per split."""
+def read_split(path: Path, problems: list[str]) -> Split:
+    """Images and groups per label and split, and per split; and the groups that stand in more than one split."""
     images: Counter[tuple[str, str]] = Counter()
     groups: dict[tuple[str, str], set[str]] = {}
     text = read_text(path, problems) if path.is_file() else ""
@@ -113,7 +113,11 @@ def read_split(
         )
         for split in splits
     }
-    return table, totals
+    places: dict[str, set[str]] = {}
+    for (_, split), named in groups.items():
+        for group in named:
+            places.setdefault(group, set()).add(split)
+    return table, totals, tuple(sorted(group for group, found in places.items() if len(found) > 1))
 
 
 def _per_class(metrics: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,10 @@ from outlast.report.formats import finite
 
 @dataclass(frozen=True)
 class Session:
-    """One stretch of training between a start and a stop. Steps are optimizer steps of `stage` (None: not said)."""
+    """From a start to a stop. Steps are optimizer steps of `stage`, the last one trained (None: not said).
+
+    trained: (first, last step) of every stage that was trained in it.
+    """
 
     started: datetime | None
     ended: datetime | None
@@ -27,6 +30,7 @@ class Session:
     device: str | None
     seconds: float | None
     stage: str | None
+    trained: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class Collected:
     config: str | None
     split: Mapping[str, Mapping[str, tuple[int, int]]]  # {label: {split: (images, groups)}}
     split_totals: Mapping[str, tuple[int, int]]  # {split: (images, groups)}
+    divided_groups: tuple[str, ...]  # groups that stand in more than one split: a leak
     stages: tuple[Stage, ...]
     scores: tuple[Scores, ...]
     mistakes: tuple[Mistake, ...]

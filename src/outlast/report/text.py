@@ -68,9 +68,9 @@ def summary(run: Collected) -> str:
             best = f"{stage.score} {number(stage.best.get('value'))} at step {count(stage.best.get('step'))}"
             lines.append(_line("VALIDATION", f"best {best} [{stage.name}]"))
     lines.append(_line("sessions", _sessions(run)))
-    lines.append(_line("machine", _machine(run)))
+    lines.append(_line("machine", machine(run)))
     lines.append(_line("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items()) or MISSING))
-    lines.append(_line("hashes", f"config {run.config_hash or MISSING}, split {run.split_hash or MISSING}"))
+    lines.append(_line("hashes", f"config {_hash(run.config_hash)}, split {_hash(run.split_hash)}"))
     lines += [_line("warning", warning) for warning in run.warnings[:3]]
     if len(run.warnings) > 3:
         lines.append(_line("", f"and {len(run.warnings) - 3} more warnings"))
@@ -129,7 +129,12 @@ def _line(label: str, text: str) -> str:
 
 def _data(name: str, part: Mapping[str, Any]) -> str:
     where = f"{part.get('path', MISSING)}, {count(part.get('examples'))} examples"
-    return f"{where}, fingerprint {part.get('fingerprint', MISSING)} [{name}]"
+    return f"{where}, fingerprint {_hash(part.get('fingerprint'))} [{name}]"
+
+
+def _hash(value: object) -> str:
+    """As much of a hash as tells two apart; the page and run.json have all of it."""
+    return str(value)[:16] if value else MISSING
 
 
 def _split(run: Collected) -> str:
@@ -137,7 +142,8 @@ def _split(run: Collected) -> str:
         f"{name} {count(images)} images in {count(groups)} groups"
         for name, (images, groups) in run.split_totals.items()
     ]
-    return ", ".join(parts) or MISSING
+    divided = f"; GROUPS IN MORE THAN ONE SPLIT: {len(run.divided_groups)}" if run.divided_groups else ""
+    return (", ".join(parts) or MISSING) + divided
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:
@@ -167,7 +173,8 @@ def _sessions(run: Collected) -> str:
     return f"{_sessions_count(run)}, {spent}{between}; ended by: {earlier}{whys}"
 
 
-def _machine(run: Collected) -> str:
+def machine(run: Collected) -> str:
+    """What the run ran on, in a few words."""
     host = run.host
     named = [str(host[key]) for key in ("device", "device_name", "kind") if host.get(key)]
     if host.get("cores"):

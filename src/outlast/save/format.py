@@ -30,9 +30,11 @@ def read_state(folder: Path) -> RunState:
     try:
         part = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        # Torch's own sentence about a pickle advises to execute it.
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        code = "it can't be read without executing code"
         raise CheckpointError(
-            f"{path} is refused: it can't be read without executing code ({first})",
+            f"{path} is refused: {code if isinstance(error, pickle.UnpicklingError) else first}",
             hint="use a checkpoint that Outlast wrote; do not load this file with pickle",
         ) from error
     expected = {item.name for item in fields(RunState)} - {"model"}
@@ -59,4 +61,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file: {error}",
+            hint="give a whole .safetensors file that was saved with the same model",
+        ) from error

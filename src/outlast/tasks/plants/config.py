@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from outlast.config.schema import Settings, TaskConfig, Training
 from outlast.data.augment import Augmentation
 from outlast.tasks.plants.models import SClusterFormerSettings
+
+Count = Annotated[int, Field(ge=1, le=4096)]
 
 
 class PlantsData(Settings):
@@ -27,13 +29,13 @@ class PlantsData(Settings):
 class SClusterFormerModel(Settings):
     """Hyper-parameters of sclusterformer; one number per stage in dims, depths and heads."""
 
-    stem_scales: tuple[float, ...] = (1.0, 5 / 3, 7 / 3)
+    stem_scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field((1.0, 5 / 3, 7 / 3), min_length=1)
     stem_channels: int = Field(64, ge=4, le=512)
     patch_stride: int = Field(4, ge=1, le=32)
     patches: Literal["linear", "overlap"] = "linear"
-    dims: tuple[int, ...] = (32,)
-    depths: tuple[int, ...] = (2,)
-    heads: tuple[int, ...] = (4,)
+    dims: tuple[Count, ...] = (32,)
+    depths: tuple[Count, ...] = (2,)
+    heads: tuple[Count, ...] = (4,)
     token_limit: int = Field(64, ge=1, le=4096)
     mlp_ratio: float = Field(4.0, gt=0, le=16)
     local: bool = False

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from outlast.data import augment as augmentation
-from outlast.data.find import find_root
+from outlast.data.find import check_names, find_root
 from outlast.data.folders import class_folders, labelled_folders, looks_like_classes
 from outlast.data.readers import center_crop, hash_files, list_images, read_image, resize
 from outlast.data.sampler import balanced, shuffled
@@ -33,6 +33,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's; timm m
 
 def examples(config: PlantsConfig, roots: Mapping[str, Path]) -> Examples:
     """Every photo with its class and split; a split that is given is kept, what it lacks is cut off from train."""
+    check_names("plants", roots, (DATA,))
     root = find_root("plants", roots.get(DATA), looks_like_classes, accepts=Path.is_dir)
     found = class_folders(root)
     data = config.data
@@ -73,6 +74,9 @@ def unlabelled(config: PlantsConfig, images: Sequence[Path], facts: Mapping[str,
     if not paths:
         raise DataError(f"there are no images in {listed(images)}", hint="give image files, or folders of them")
     names = [str(path) for path in paths]
+    foreign = [repr(name) for name in names if not _is_utf8(name)]
+    if foreign:
+        raise DataError(f"file names that are not valid UTF-8: {listed(foreign)}", hint="rename the files")
     table = pd.DataFrame({"id": names, "path": names, "hash": hash_files(paths)})
     return Examples(table, Path(), facts)
 
@@ -166,6 +170,14 @@ def metric(config: PlantsConfig, facts: Mapping[str, Any]) -> Classification:
 def deploy(config: PlantsConfig, model: nn.Module) -> nn.Module:
     """The classifier itself: normalised images to logits or log-probabilities."""
     return model
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _side(config: PlantsConfig) -> int:

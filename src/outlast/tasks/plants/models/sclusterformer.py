@@ -25,13 +25,15 @@ from outlast.model.cluster import (
     to_tokens,
 )
 from outlast.model.deform import MultiScaleDeformConv
+from outlast.tasks.plants.models.convolutions import InvertedResidual, convolution
 
 
 @dataclass(frozen=True)
 class SClusterFormerSettings:
     """Hyper-parameters; `dims`, `depths` and `heads` hold one number per stage (1-3 stages).
 
-    `patches`: "linear" is one convolution of kernel = stride; "overlap" is a chain of 3x3 convolutions of stride 2.
+    `patches`: "linear" is one convolution of kernel = stride; "overlap" is a chain of 3x3 convolutions of stride
+    2, each followed by an inverted residual.
     `token_limit` bounds h'w' of the first stage; every further stage halves each side of the grid.
     """
 
@@ -190,12 +192,12 @@ def _patch_embedding(settings: SClusterFormerSettings) -> nn.Module:
     if settings.patches == "linear":
         return nn.Conv2d(channels, dim, stride, stride)
     steps = stride.bit_length() - 1
-    widths = [max(channels, dim >> (steps - 1 - step)) for step in range(steps - 1)]
     layers: list[nn.Module] = []
-    for width in widths:
-        layers += [nn.Conv2d(channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.GELU()]
+    for step in range(steps):
+        width = dim if step == steps - 1 else max(channels, dim >> (steps - 1 - step))
+        layers += [convolution(channels, width, stride=2), InvertedResidual(width, width)]
         channels = width
-    return nn.Sequential(*layers, nn.Conv2d(channels, dim, 3, 2, 1))
+    return nn.Sequential(*layers)
 
 
 def _drop_path_schedule(settings: SClusterFormerSettings) -> Iterator[float]:

@@ -1,0 +1,82 @@
+import dataclasses
+import hashlib
+
+import pytest
+import torch
+from toys import plan as toy
+
+import outlast
+from outlast.base.clock import Deadline
+from outlast.base.files import sha256
+from outlast.save.format import read_state
+from outlast.save.store import newest
+
+
+class Crash(BaseException):
+    """An accident that nothing in the product catches, like a kill but without a new process."""
+
+
+class Runs:
+    """Trains the toy plan, with accidents, and tells what a run's results are."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.monkeypatch = folder, monkeypatch
+
+    def train(self, name, *overrides, crash=None, deadline=None, **options):
+        """One session in the run `name`; crash=(place, n) ends it at the n-th time that the place is reached."""
+        seen = {"count": 0}
+
+        def accident(place):
+            if crash is not None and place == crash[0]:
+                seen["count"] += 1
+                if seen["count"] == crash[1]:
+                    raise Crash
+
+        self.monkeypatch.setattr(toy, "ACCIDENT", [accident])
+        try:
+            return outlast.train(
+                "toys.plan", preset="smoke", out=self.folder / name, overrides=list(overrides), deadline=deadline, **options
+            )
+        except Crash:
+            return None
+
+    def results(self, name):
+        """Everything in a run that an uninterrupted run must have the same: files by SHA-256, states by value."""
+        run = self.folder / name
+        patterns = ("*/best/*/model.safetensors", "*/metrics.jsonl", "predict-*/part-*", "*/metrics.json")
+        found = {path.relative_to(run).as_posix(): sha256(path) for pattern in patterns for path in run.glob(pattern)}
+        for stage in run.glob("train-*"):
+            state = read_state(newest(stage / "checkpoints", []).folder)
+            for field in dataclasses.fields(state):
+                if field.name not in ("train_seconds", "sessions"):
+                    found[f"{stage.name}: {field.name}"] = hashable(getattr(state, field.name))
+        return found
+
+
+def hashable(value):
+    """A value in which tensors are their bytes, so that == compares bit for bit."""
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), tuple(value.shape), hashlib.sha256(value.numpy().tobytes()).hexdigest())
+    if isinstance(value, dict):
+        return {key: hashable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [hashable(item) for item in value]
+    return value
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    # Drawing the report takes longer than the trainings here, and has tests of its own.
+    monkeypatch.setattr("outlast.plan.session.write_report", lambda run: run / "report.html")
+    return Runs(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def countdown():
+    """A deadline that is over after its clock was asked `asks` times: a session limit at an exact place."""
+
+    def make(asks):
+        now = iter(range(10**9))
+        return Deadline(asks + 6.5, started=0.0, now=lambda: float(next(now)))
+
+    return make
