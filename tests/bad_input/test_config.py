@@ -120,6 +120,10 @@ def test_unknown_resume_and_stage_are_refused_with_the_choices(refused_training,
     refused_training(trained[1], "--stage", "trian", names=["'trian'", "train, test, scores"], code=2)
 
 
+def test_a_stage_whose_needs_are_not_done_is_refused(refused_training, trained):
+    refused_training(trained[1], "--stage", "test", names=["'test' needs train", "--stage train"], code=2)
+
+
 # -- weights -----------------------------------------------------------------------------------------------------------
 
 

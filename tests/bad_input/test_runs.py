@@ -294,6 +294,25 @@ def test_results_that_cannot_be_written_are_refused_before_the_work(trained, ref
     refused("export", trained[0], "--to", tmp_path / "model.pth", names=["model.pth", "folder"], code=2)
 
 
+def test_a_cache_that_cannot_be_written_is_named(trained, refused, refused_training, leaves, monkeypatch):
+    image = leaves / "rust" / "0.jpg"
+    monkeypatch.setenv("OUTLAST_CACHE", str(image / "cache"))
+    refused_training(leaves, names=[image / "cache", "OUTLAST_CACHE"])
+    refused("predict", trained[0], image, names=[image / "cache", "OUTLAST_CACHE"], keeps=trained[0])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"rows": 1}'])
+def test_a_cache_of_another_version_is_made_anew(trained, command, monkeypatch, tmp_path, content):
+    run, data = trained
+    monkeypatch.setenv("OUTLAST_CACHE", str(tmp_path / "cache"))
+    words = ("predict", run, data / "rust", "--to", "-")
+    first = command(*words)
+    (meta,) = (tmp_path / "cache" / "samples").glob("*/meta.json")
+    meta.write_text(content)
+    assert command(*words).out == first.out != ""
+    assert len(meta.read_text()) > len(content)
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "model", "model.bin"])
 def test_export_to_an_unknown_format_is_refused_with_the_known_ones(trained, refused, tmp_path, name):
     refused("export", trained[0], "--to", tmp_path / name, names=[name, ".safetensors, .pth"], code=2, keeps=trained[0])

@@ -7,7 +7,16 @@ import sys
 
 import pytest
 
-from outlast.base.files import locked, read_json, remove_folder, sweep, verify_folder, write_folder, write_json, write_text
+from outlast.base.files import (
+    locked,
+    read_json,
+    remove_folder,
+    sweep,
+    verify_folder,
+    write_folder,
+    write_json,
+    write_text,
+)
 from outlast.errors import CheckpointError, RunError
 
 

@@ -47,7 +47,14 @@ def test_all_problems_are_reported_together_with_suggestions():
     with pytest.raises(ConfigError) as caught:
         resolved("train.epohcs=3", "data.size=4", "train.batch_size=many", "data.mode=c", "nonsense")
     text = str(caught.value)
-    for part in ("train.epohcs", "'train.epochs'", "data.size=4", "train.batch_size='many'", "data.mode='c'", "nonsense"):
+    for part in (
+        "train.epohcs",
+        "'train.epochs'",
+        "data.size=4",
+        "train.batch_size='many'",
+        "data.mode='c'",
+        "nonsense",
+    ):
         assert part in text
 
 
@@ -100,7 +107,9 @@ def test_identity_leaves_out_what_cannot_change_a_result():
 def test_declared_changes_are_not_part_of_what_must_match():
     before, after = resolved()[0], resolved("train.micro_batch=8")[0]
     assert identity(before, ("must",)) == identity(after, ("must",))
-    assert differences(identity(before, ("declared",)), identity(after, ("declared",))) == ["train.micro_batch: None -> 8"]
+    assert differences(identity(before, ("declared",)), identity(after, ("declared",))) == [
+        "train.micro_batch: None -> 8"
+    ]
 
 
 def test_every_key_of_every_group_is_listed():

@@ -3,13 +3,13 @@ import hashlib
 
 import pytest
 import torch
-from toys import plan as toy
 
 import outlast
 from outlast.base.clock import Deadline
 from outlast.base.files import sha256
 from outlast.save.format import read_state
 from outlast.save.store import newest
+from toys import plan as toy
 
 
 class Crash(BaseException):
@@ -35,7 +35,12 @@ class Runs:
         self.monkeypatch.setattr(toy, "ACCIDENT", [accident])
         try:
             return outlast.train(
-                "toys.plan", preset="smoke", out=self.folder / name, overrides=list(overrides), deadline=deadline, **options
+                "toys.plan",
+                preset="smoke",
+                out=self.folder / name,
+                overrides=list(overrides),
+                deadline=deadline,
+                **options,
             )
         except Crash:
             return None

@@ -38,7 +38,9 @@ def test_a_signal_saves_and_stops_with_exit_code_zero(tmp_path, number):
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
     command = [sys.executable, "-m", "outlast", "train", "toys.plan", "--preset", "smoke", "--out", str(run), "--json",
                "train.epochs=100000"]  # fmt: skip
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         for line in process.stderr:
             if line.startswith("epoch 3/"):
                 process.send_signal(number)

@@ -199,13 +199,20 @@ def locked(path: Path, message: str) -> Iterator[None]:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RunError(message, hint="wait until it ends, or give another folder with --out") from error
-            if not (path.exists() and os.path.samestat(path.stat(), os.fstat(stream.fileno()))):
+            if not _is_at(path, stream.fileno()):
                 continue  # the process that held it has just removed it: this lock keeps nobody out
             try:
                 yield
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _umask() -> int:

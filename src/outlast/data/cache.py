@@ -37,6 +37,7 @@ Progress = Callable[[int, int], None]
 Gathered = dict[str, Any]  # name -> array (B, ...) where all samples have one shape, else a list of B arrays
 
 _META, _IN_USE = "meta.json", "in-use.lock"
+_FIELDS = {"rows", "cached", "bytes", "needed_bytes", "note", "arrays"}
 _KEPT_FREE_BYTES = 512 * 2**20  # disk that is left for checkpoints and everything else
 
 
@@ -346,12 +347,23 @@ def _in_order(rows: Sequence[Row], read: Read, threads: int) -> Iterator[tuple[d
 
 
 def _opened(path: Path, rows: Sequence[Row], read: Read) -> Cache | None:
-    """The finished cache at `path`, marked as in use and as just used; None if there is none."""
+    """The finished cache at `path`, marked as in use and as just used; None if there is none, or one of another form."""
     try:
         lock = _in_use(path)
-        meta = json.loads((path / _META).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    try:
+        meta = json.loads((path / _META).read_text(encoding="utf-8"))
+        complete = set(meta) >= _FIELDS
+    except (FileNotFoundError, ValueError, TypeError):
+        complete = False
+    if not complete:  # another version wrote it, or something damaged it: what it held can be decoded again
+        lock.close()
+        if _remove_unless_used(path):
+            return None
+        raise DataError(
+            f"the cache {path} is of another version of Outlast, which is using it", hint="wait until that has ended"
+        )
     sizes = {info["file"]: (path / info["file"]).stat().st_size for info in meta["arrays"]}
     if meta["rows"] != len(rows) or sum(sizes.values()) != meta["bytes"]:
         lock.close()

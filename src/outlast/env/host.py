@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from outlast.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,19 @@ def detect(environ: Mapping[str, str] | None = None) -> Host:
         scratch=_scratch(kind, environ),
         cores=cores(),
     )
+
+
+def make_scratch(machine: Host) -> Path:
+    """The scratch folder, made if need be. Raises RunError if it can't be written."""
+    try:
+        machine.scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=machine.scratch):
+            return machine.scratch
+    except OSError as error:
+        raise RunError(
+            f"the folder for decoded samples, {machine.scratch}, cannot be written: {error.strerror}",
+            hint="set the environment variable OUTLAST_CACHE to a folder on a disk with space",
+        ) from error
 
 
 def cores() -> int:

@@ -82,7 +82,8 @@ class Compute:
 
 def set_up(threads: int | None, cores: int) -> Compute:
     """Set up this process's device and its place among the processes (torchrun, `accelerate launch`, or alone)."""
-    accelerator = Accelerator(mixed_precision="no")
+    # Without a GPU accelerate sets up several processes only if it is told that the CPU is meant.
+    accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
     processes = int(accelerator.num_processes)
     count = threads if threads is not None else max(cores // processes, 1)
     torch.set_num_threads(count)

@@ -20,7 +20,7 @@ from outlast.config.identity import digest
 from outlast.config.schema import TaskConfig
 from outlast.data.cache import Cache, build
 from outlast.data.loader import BatchPlan, Loader
-from outlast.data.sampler import equal_batches, occurrence_keys
+from outlast.data.sampler import batches_in, equal_batches, occurrence_keys
 from outlast.data.table import Examples
 from outlast.errors import DataError
 from outlast.loop.accel import Compute
@@ -38,17 +38,17 @@ class Epoch:
         """This process's micro-batches of the steps from number `first` on."""
         number = 0
         for step in range(first, len(self.rows)):
-            rows = np.array_split(self.rows[step], processes)[rank]
-            keys = np.array_split(self.keys[step], processes)[rank]
-            for micro_rows, micro_keys in zip(
-                equal_batches(rows, micro_batch), equal_batches(keys, micro_batch), strict=True
-            ):
+            share = _share(len(self.rows[step]), rank, processes)
+            rows = equal_batches(self.rows[step][share], micro_batch)
+            keys = equal_batches(self.keys[step][share], micro_batch)
+            for micro_rows, micro_keys in zip(rows, keys, strict=True):
                 yield BatchPlan(epoch, number, micro_rows, micro_keys)
                 number += 1
 
     def micro_batches(self, step: int, micro_batch: int, rank: int, processes: int) -> int:
         """How many micro-batches this process has in a step."""
-        return len(equal_batches(np.array_split(self.rows[step], processes)[rank], micro_batch))
+        share = _share(len(self.rows[step]), rank, processes)
+        return batches_in(share.stop - share.start, micro_batch)
 
 
 def epoch_order(learner: Learner, config: TaskConfig, table: pd.DataFrame, fit: np.ndarray, epoch: int) -> Epoch:
@@ -108,6 +108,13 @@ def open_cache(learner: Learner, config: TaskConfig, examples: Examples, scratch
     if cache.note:
         say(cache.note)
     return cache
+
+
+def _share(count: int, rank: int, processes: int) -> slice:
+    """A process's part of `count` samples, cut as np.array_split would, which is slow for something done every step."""
+    size, larger = divmod(count, processes)
+    start = rank * size + min(rank, larger)
+    return slice(start, start + size + (rank < larger))
 
 
 def _read(learner: Learner, config: TaskConfig, root: Path, row: Any) -> dict[str, np.ndarray]:

@@ -28,7 +28,8 @@ def deform_conv(
     weight (O, C, kh, kw), result (B, O, H', W'), for G groups of input channels that share their offsets.
     """
     if images_BCHW.device.type == "cuda":
-        return deform_conv2d(images_BCHW, offset, weight, bias, stride, padding, mask=mask)
+        result: Tensor = deform_conv2d(images_BCHW, offset, weight, bias, stride, padding, mask=mask)
+        return result
     return gather_deform_conv(images_BCHW, offset, mask, weight, bias, padding, stride)
 
 

@@ -43,6 +43,7 @@ class Delivered:
         self.weights, self.saved = best_weights(run / self.delivery.model)
         self.rung = str(self.saved.manifest["fit"]["rung"])
         self.machine = host.detect()
+        host.make_scratch(self.machine)
         self.compute = set_up(self.config.train.threads, self.machine.cores)
 
     def model(self) -> nn.Module:

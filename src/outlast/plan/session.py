@@ -31,7 +31,7 @@ from outlast.loop.accel import Compute, check_precision, set_up
 from outlast.loop.samples import open_cache
 from outlast.plan import ledger, record, runner
 from outlast.report import page
-from outlast.task import DATA, Predict, Stage, Task, Train
+from outlast.task import DATA, Predict, Stage, Task, Train, needed
 
 SYNTHETIC = "SYNTHETIC.txt"  # a data root that holds this file is synthetic, and so is all that is made from it
 
@@ -104,8 +104,9 @@ def run_session(asked: Request) -> dict[str, Any]:
     busy = f"another process is training in {run}"
     with locked(run.parent / f".{run.name}.lock", busy) if compute.main else contextlib.nullcontext():
         exists = _check_run(run, task, config, asked.resume, warnings)
+        host.make_scratch(machine)
         plan = list(task.stages(config))
-        _check_stage(plan, asked.stage)
+        _check_stage(plan, asked.stage, run if exists else None)
         if asked.resume == "must":
             runner.check_progress(plan, run)
         examples = _examples(plan, _roots(task, asked, preset, machine, compute), run if exists else None)
@@ -291,10 +292,18 @@ def _set_aside(run: Path, resume: str, compute: Compute) -> None:
     compute.wait()
 
 
-def _check_stage(plan: Sequence[Stage], name: str | None) -> None:
-    names = [stage.name for stage in plan]
-    if name is not None and name not in names:
-        raise UsageError(f"there is no stage {name!r}", hint=f"the stages are: {', '.join(names)}")
+def _check_stage(plan: Sequence[Stage], name: str | None, run: Path | None) -> None:
+    if name is None:
+        return
+    stages = {stage.name: stage for stage in plan}
+    if name not in stages:
+        raise UsageError(f"there is no stage {name!r}", hint=f"the stages are: {', '.join(stages)}")
+    unmet = [need for need in needed(stages[name]) if run is None or not (run / need / ledger.RECORD).is_file()]
+    if unmet:
+        raise UsageError(
+            f"the stage {name!r} needs {', '.join(unmet)}, which is not done yet",
+            hint=f"begin with --stage {unmet[0]}, or leave --stage out to do all of the plan",
+        )
 
 
 def _about_data(examples: Examples, made_up: bool) -> dict[str, Any]:

@@ -99,9 +99,9 @@ TASK = Task(
     deliver=deliver,
     synthetic=write,
     figures=(
-        Figure("curves", "train/metrics.jsonl", "Training", "Loss, validation score and learning rate."),
-        Figure("confusion_matrix", "scores/metrics.json", "Confusion matrix", "Test split; rows are the truth."),
-        Figure("per_class", "scores/metrics.json", "Per class", "Test split: precision, recall and F1."),
-        Figure("image_grid", "scores/mistakes.json", "Worst mistakes", "Wrong test photos, the surest first."),
+        Figure("curves", "train/metrics.jsonl", "Training"),
+        Figure("confusion_matrix", "scores/metrics.json", "Confusion matrix"),
+        Figure("per_class", "scores/metrics.json", "Per class"),
+        Figure("image_grid", "scores/mistakes.json", "Worst mistakes"),
     ),
 )

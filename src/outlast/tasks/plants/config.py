@@ -37,7 +37,7 @@ class SClusterFormerModel(Settings):
     depths: tuple[Count, ...] = (2,)
     heads: tuple[Count, ...] = (4,)
     token_limit: int = Field(64, ge=1, le=4096)
-    mlp_ratio: float = Field(4.0, gt=0, le=16)
+    mlp_ratio: float = Field(4.0, ge=0.25, le=16)
     local: bool = False
     dropout: float = Field(0.0, ge=0, lt=1)
     drop_path: float = Field(0.0, ge=0, lt=1)
