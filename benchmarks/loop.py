@@ -353,9 +353,8 @@ def report(size: str, times: dict[str, np.ndarray], fetch: str, as_json: bool) -
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", *times) if name != "bare")
     steps = SIZES[size].epoch_steps
     print(f"\n{size}, fetch={fetch}, {len(times['bare'])} rounds of {steps} steps; {os.cpu_count()} cores, {versions}")
-    print(
-        f"{'':13s}{'of bare':>9s}{'quartiles':>15s}{'processor':>11s}{'ms/step':>9s}{'processor ms':>14s}{'overhead ms':>13s}"
-    )
+    heads = {"of bare": 9, "quartiles": 15, "processor": 11, "ms/step": 9, "processor ms": 14, "overhead ms": 13}
+    print(" " * 13 + "".join(f"{head:>{width}s}" for head, width in heads.items()))
     for name, row in rows.items():
         low, high = row["ratio_quartiles"]
         print(

@@ -7,6 +7,7 @@ Exit codes: 0 finished, or stopped in time with a verified checkpoint; 1 a failu
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -155,6 +156,9 @@ def export(
 
 def main() -> None:
     """Run the command line; a failure that we foresaw is one sentence and an exit code, not a traceback."""
+    # Threads that spin while they wait make a step many times slower as soon as another process wants a core
+    # (benchmarks/README.md); this must be said before torch is imported, and is the user's to overrule.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     as_json = "--json" in sys.argv
     try:
         app(standalone_mode=True)

@@ -62,6 +62,8 @@ class Training(Settings):
         if self.schedule != "plateau":
             for name in ("plateau_factor", "plateau_patience_epochs"):
                 reasons[name] = f"train.schedule is {self.schedule!r}, not 'plateau'"
+        if self.warmup_epochs >= self.epochs and self.minimum_steps == 0:
+            reasons["learning_rate"] = f"train.warmup_epochs={self.warmup_epochs} never reaches it"
         if self.schedule != "cosine":
             reasons["final_fraction"] = f"train.schedule is {self.schedule!r}, not 'cosine'"
         if self.micro_batch is not None and self.micro_batch >= self.batch_size:

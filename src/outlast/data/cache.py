@@ -347,7 +347,7 @@ def _in_order(rows: Sequence[Row], read: Read, threads: int) -> Iterator[tuple[d
 
 
 def _opened(path: Path, rows: Sequence[Row], read: Read) -> Cache | None:
-    """The finished cache at `path`, marked as in use and as just used; None if there is none, or one of another form."""
+    """The finished cache at `path`, marked as in use and as just used; None if there is none (or of another form)."""
     try:
         lock = _in_use(path)
     except FileNotFoundError:
