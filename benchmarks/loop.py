@@ -25,6 +25,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -75,19 +76,21 @@ SIZES = {"large": Size(16, 3, 64, 50), "small": Size(8, 2, 32, 100)}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=[*SIZES, "both"], default="both")
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--sets", type=int, default=3, help="fresh processes each: how memory falls differs by process")
+    parser.add_argument("--rounds", type=int, default=15, help="of each set")
     parser.add_argument("--fetch", choices=["batches", "samples"], default="batches")
     parser.add_argument("--only", nargs="+", choices=list(LOOPS), help="these beside bare")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     loops = [name for name in LOOPS if installed(name) and (not arguments.only or name in {"bare", *arguments.only})]
     for size in SIZES if arguments.size == "both" else [arguments.size]:
-        times = measure(loops, size, arguments.fetch == "batches", arguments.rounds)
-        report(size, times, arguments.fetch, arguments.json)
+        sets = [measure(loops, size, arguments.fetch == "batches", arguments.rounds) for _ in range(arguments.sets)]
+        times = {name: np.concatenate([times[name] for times in sets]) for name in loops}
+        report(size, times, arguments.sets, arguments.fetch, arguments.json)
 
 
 def measure(loops: list[str], size: str, whole_batches: bool, rounds: int) -> dict[str, np.ndarray]:
-    """{loop: (rounds, 2)} seconds per step, by the clock on the wall and by the processor time of the process."""
+    """{loop: (rounds, 3)} per step: seconds on the wall, seconds of processor time, page faults."""
     context = multiprocessing.get_context("spawn")
     turns: dict[str, Connection] = {}
     processes = []
@@ -139,15 +142,20 @@ class Turn:
 
     def __init__(self, connection: Connection, steps: int) -> None:
         self.connection, self.steps, self.count = connection, steps, -1
-        self.began = (0.0, 0.0)
+        self.began = used()
 
     def tick(self) -> None:
         self.count += 1
         if self.count % self.steps == 0:
-            wall, cpu = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
-            self.connection.send((wall, cpu))
+            self.connection.send(used() - self.began)
             self.connection.recv()
-            self.began = (time.perf_counter(), time.process_time())
+            self.began = used()
+
+
+def used() -> np.ndarray:
+    """Seconds on the wall, seconds of processor time and page faults of this process, so far."""
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return np.array([time.perf_counter(), time.process_time(), faults])
 
 
 class Net(nn.Module):
@@ -335,13 +343,15 @@ def installed(name: str) -> bool:
     return name == "bare" or importlib.util.find_spec(name) is not None
 
 
-def report(size: str, times: dict[str, np.ndarray], fetch: str, as_json: bool) -> None:
+def report(size: str, times: dict[str, np.ndarray], sets: int, fetch: str, as_json: bool) -> None:
     rows = {}
     for name, taken in times.items():
         ratios = times["bare"] / taken
         rows[name] = {
             "ratio": statistics.median(ratios[:, 0]),
             "ratio_quartiles": np.quantile(ratios[:, 0], [0.25, 0.75]).tolist(),
+            "ratio_processor_by_set": [float(np.median(part)) for part in np.split(ratios[:, 1], sets)],
+            "page_faults_by_set": [float(np.median(part)) for part in np.split(taken[:, 2], sets)],
             "ratio_processor": statistics.median(ratios[:, 1]),
             "milliseconds_per_step": 1e3 * statistics.median(taken[:, 0]),
             "processor_milliseconds_per_step": 1e3 * statistics.median(taken[:, 1]),
@@ -354,13 +364,16 @@ def report(size: str, times: dict[str, np.ndarray], fetch: str, as_json: bool) -
     steps = SIZES[size].epoch_steps
     print(f"\n{size}, fetch={fetch}, {len(times['bare'])} rounds of {steps} steps; {os.cpu_count()} cores, {versions}")
     heads = {"of bare": 9, "quartiles": 15, "processor": 11, "ms/step": 9, "processor ms": 14, "overhead ms": 13}
-    print(" " * 13 + "".join(f"{head:>{width}s}" for head, width in heads.items()))
+    print(" " * 13 + "".join(f"{head:>{width}s}" for head, width in heads.items()) + "  processor, faults by set")
     for name, row in rows.items():
         low, high = row["ratio_quartiles"]
         print(
             f"{name:13s}{row['ratio']:9.3f}{f'{low:.3f}-{high:.3f}':>15s}{row['ratio_processor']:11.3f}"
             f"{row['milliseconds_per_step']:9.2f}{row['processor_milliseconds_per_step']:14.2f}"
-            f"{row['overhead_milliseconds']:13.3f}",
+            f"{row['overhead_milliseconds']:13.3f}  "
+            + " ".join(f"{ratio:.3f}" for ratio in row["ratio_processor_by_set"])
+            + "  "
+            + " ".join(f"{faults:.0f}" for faults in row["page_faults_by_set"]),
             flush=True,
         )
 

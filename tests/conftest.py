@@ -1,8 +1,12 @@
 """Shared by all tests: a scratch folder that is not the user's, and the real sample data where it is there."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Several test processes share the cores: threads that spin while they wait would slow each other down.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from outlast.api import demo, evaluate, export, predict, report, status, tasks, train
+    from outlast.api import demo, evaluate, export_weights, list_tasks, predict, status, train, write_report
 
-__all__ = ["demo", "evaluate", "export", "predict", "report", "status", "tasks", "train"]
+# None is called like a subpackage (tasks, report, export): importing one would put it in the function's place.
+__all__ = ["demo", "evaluate", "export_weights", "list_tasks", "predict", "status", "train", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

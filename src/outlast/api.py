@@ -16,7 +16,7 @@ from outlast.base.files import check_target, write_text
 from outlast.base.log import warn
 
 
-def tasks() -> dict[str, str]:
+def list_tasks() -> dict[str, str]:
     """{name: what it is for} of every task."""
     return _task.names()
 
@@ -103,7 +103,7 @@ def predict(run: str | Path, images: Sequence[str | Path], *, to: str | Path | N
     return {"images": len(table), "csv": str(target), "rows": table.to_dict("records")}
 
 
-def export(run: str | Path, to: str | Path) -> dict[str, Any]:
+def export_weights(run: str | Path, to: str | Path) -> dict[str, Any]:
     """Write a run's best weights for use without Outlast, with a JSON beside them. Returns {"files", "parameters"}."""
     from outlast.export import weights
     from outlast.plan.deliver import Delivered
@@ -142,12 +142,12 @@ def status(run: str | Path | None = None) -> dict[str, Any]:
     return {"run": str(run), **load(Path(run)), "text": text.status_line(collected)}
 
 
-def report(run: str | Path) -> dict[str, Any]:
+def write_report(run: str | Path) -> dict[str, Any]:
     """Write report.html anew. Returns {"report", "text"}: its path, and a summary to paste."""
-    from outlast.plan.session import write_report
+    from outlast.plan import session
     from outlast.report import collect, text
 
-    page = write_report(Path(run))
+    page = session.write_report(Path(run))
     return {"report": str(page), "text": text.summary(collect.collect(Path(run)))}
 
 

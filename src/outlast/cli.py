@@ -34,7 +34,7 @@ def tasks(as_json: AsJson = False) -> None:
     """List the tasks."""
     from outlast import api
 
-    found = api.tasks()
+    found = api.list_tasks()
     _print(found, as_json, "\n".join(f"{name:<12} {about}" for name, about in found.items()))
 
 
@@ -137,7 +137,7 @@ def report(
     """Write the report page of a run."""
     from outlast import api
 
-    result = api.report(run)
+    result = api.write_report(run)
     _print(result, as_json, result["text"] if text else result["report"])
 
 
@@ -150,7 +150,7 @@ def export(
     """Export a run's best weights for use without Outlast."""
     from outlast import api
 
-    result = api.export(run, to)
+    result = api.export_weights(run, to)
     _print(result, as_json, "\n".join(result["files"]))
 
 

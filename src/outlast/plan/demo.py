@@ -22,7 +22,6 @@ from outlast.base.log import say
 from outlast.errors import RunError
 from outlast.plan import record
 
-_SETTINGS = ("train.epochs=40",)
 _BEYOND_IMPORTS_SECONDS = (
     22.0,
     13.0,
@@ -39,7 +38,7 @@ def run_demo(out: Path) -> dict[str, Any]:
     for seconds in _BEYOND_IMPORTS_SECONDS:
         limit = round(_import_seconds() + seconds)
         say(f"1. a session of {limit} s, too short for the training:")
-        first = _outlast([*command, "--session-limit", f"{limit}s", *_SETTINGS])
+        first = _outlast([*command, "--session-limit", f"{limit}s"])
         if first["status"] == "stopped":
             break
         say("this machine finished before the session ended; once more with a shorter one")
@@ -47,7 +46,7 @@ def run_demo(out: Path) -> dict[str, Any]:
     where = _where(out)
     if first["status"] == "stopped":
         say(f"\n2. the session is over; training stands at {where}. The next session, a new process, goes on:")
-    result = _outlast([*command, *_SETTINGS])
+    result = _outlast(command)
     scores = read_json(out / "scores" / "metrics.json")
     metrics = {name: value for name, value in scores["metrics"].items() if isinstance(value, float)}
     sessions = [part for part in record.load(out)["sessions"] if part["from_step"] is not None]

@@ -93,7 +93,7 @@ def run_session(asked: Request) -> dict[str, Any]:
     overrides = [*asked.overrides, *([] if asked.fallback else ["train.fallback=false"])]
     config, warnings = resolve(task.config, task.presets, preset, file=asked.config, overrides=overrides)
     run = asked.out or Path("runs") / f"{task.name.rpartition('.')[2]}-{preset}"
-    compute = set_up(config.train.threads, machine.cores)
+    compute = set_up(config.train.threads or _threads_so_far(run, machine), machine.cores)
     quiet(not compute.main)
     check_precision(config.train.precision, compute.device)
     accelerator = device.detect()
@@ -306,6 +306,14 @@ def _check_stage(plan: Sequence[Stage], name: str | None, run: Path | None) -> N
         )
 
 
+def _threads_so_far(run: Path, machine: Host) -> int | None:
+    """The CPU threads that the run was begun with: float kernels give other bits with another number of threads."""
+    threads = record.load(run).get("threads") if record.is_run(run) else None
+    if isinstance(threads, int) and threads > machine.cores:
+        say(f"the run was begun with {threads} CPU threads; this machine has {machine.cores} cores: slower")
+    return threads if isinstance(threads, int) else None
+
+
 def _about_data(examples: Examples, made_up: bool) -> dict[str, Any]:
     table = examples.table
     counts = table["split"].value_counts().to_dict() if "split" in table.columns else {}
@@ -345,6 +353,7 @@ def _facts(session: Session) -> dict[str, Any]:
             "processes": compute.processes,
         },
         "score": {stage.name: stage.learner.score for stage in session.plan if isinstance(stage, Train)},
+        "threads": compute.threads,
         "command": session.command,
         "next_command": session.command,
     }

@@ -91,8 +91,7 @@ def smoke() -> PlantsConfig:
     """A minute on a CPU: does everything work?"""
     return PlantsConfig(
         model=PlantsModel(name="minimal"),
-        data=PlantsData(image_size=48),
-        train=Training(epochs=6, batch_size=32, learning_rate=2e-3, warmup_epochs=1),
+        train=Training(epochs=60, learning_rate=2e-3, warmup_epochs=1, ema_decay=0.95, threads=1),
     )
 
 

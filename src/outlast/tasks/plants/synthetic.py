@@ -38,7 +38,7 @@ NEIGHBOURS = 8  # healthy leaves that stand behind and in front of the leaf that
 Array = np.ndarray
 
 
-def write(folder: Path, *, images_per_class: int = 60, size: int = 96, seed: int = 0) -> None:
+def write(folder: Path, *, images_per_class: int = 100, size: int = 96, seed: int = 0) -> None:
     """Write 4 x `images_per_class` JPEG files of `size` x `size` pixels, groups.csv and SYNTHETIC.txt into `folder`.
 
     Two to four photos show the same leaf; they share a group. Raises DataError if the folder holds anything already.
