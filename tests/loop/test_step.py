@@ -74,8 +74,8 @@ def test_vectors_get_no_weight_decay():
 
 
 def test_the_schedule_warms_up_and_falls_to_its_fraction():
-    config = Training(learning_rate=1.0, warmup_epochs=2, final_fraction=0.1, epochs=10)
-    rates = [learning_rate(step, 5, 50, config, 1.0) for step in range(51)]
+    config = Training(learning_rate=1.0, warmup_fraction=0.2, final_fraction=0.1, epochs=10)
+    rates = [learning_rate(step, 50, config, 1.0) for step in range(51)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert rates[10] == pytest.approx(1.0)
     assert rates[30] == pytest.approx(0.1 + 0.9 * 0.5)

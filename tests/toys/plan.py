@@ -56,7 +56,7 @@ class ToyConfig(TaskConfig):
 
 def smoke():
     return ToyConfig(
-        train=Training(epochs=3, batch_size=8, learning_rate=0.01, warmup_epochs=1, threads=1, seed=3),
+        train=Training(epochs=3, batch_size=8, learning_rate=0.01, warmup_fraction=0.3, threads=1, seed=3),
         saving=Saving(every_minutes=60),
     )
 

@@ -43,7 +43,7 @@ class Training(Settings):
     learning_rate: float = Field(1e-3, gt=0, le=10)
     weight_decay: float = Field(0.05, ge=0, le=10)
     schedule: Literal["cosine", "constant", "plateau"] = "cosine"
-    warmup_epochs: float = Field(0.0, ge=0)
+    warmup_fraction: float = Field(0.0, ge=0, lt=1, description="of all steps, in which the learning rate rises")
     final_fraction: float = Field(0.01, ge=0, le=1, description="of the learning rate, at the end of the cosine")
     plateau_factor: float = Field(0.5, gt=0, lt=1)
     plateau_patience_epochs: int = Field(3, ge=0)
@@ -62,8 +62,6 @@ class Training(Settings):
         if self.schedule != "plateau":
             for name in ("plateau_factor", "plateau_patience_epochs"):
                 reasons[name] = f"train.schedule is {self.schedule!r}, not 'plateau'"
-        if self.warmup_epochs >= self.epochs and self.minimum_steps == 0:
-            reasons["learning_rate"] = f"train.warmup_epochs={self.warmup_epochs} never reaches it"
         if self.schedule != "cosine":
             reasons["final_fraction"] = f"train.schedule is {self.schedule!r}, not 'cosine'"
         if self.micro_batch is not None and self.micro_batch >= self.batch_size:

@@ -25,9 +25,9 @@ def build_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=_fused(trained))
 
 
-def learning_rate(step: int, steps_per_epoch: int, total_steps: int, config: Training, plateau_factor: float) -> float:
+def learning_rate(step: int, total_steps: int, config: Training, plateau_factor: float) -> float:
     """The rate for step number `step` (from 0): linear warm-up, then the schedule."""
-    warmup = round(config.warmup_epochs * steps_per_epoch)
+    warmup = round(config.warmup_fraction * total_steps)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
     if config.schedule == "plateau":

@@ -138,13 +138,14 @@ class _Session:
         best = state.best_score if state.best_score is None or sign == "+" else -state.best_score
         if self.setup.plateau is not None and math.isfinite(gain):
             self.setup.plateau.step(gain)
-        if math.isfinite(gain) and (best is None or gain > best):
-            state.best_score, state.best_step, state.epochs_without_gain = score, state.step, 0
+        better = math.isfinite(gain) and (best is None or gain > best)
+        state.epochs_without_gain = 0 if better else state.epochs_without_gain + job.config.train.evaluate_every_epochs
+        # Equally good and later is kept: on a small validation split ties are frequent, and later weights saw more.
+        if better or gain == best:
+            state.best_score, state.best_step = score, state.step
             if job.compute.main:
                 weights = self.setup.evaluated().state_dict()
                 store.save_best(job.folder, state.step, weights, {**self.record, "score": score, "metrics": metrics})
-        else:
-            state.epochs_without_gain += job.config.train.evaluate_every_epochs
         self._write_metrics(metrics)
 
     def _write_metrics(self, metrics: dict[str, Any]) -> None:
@@ -178,7 +179,7 @@ class _Session:
 
     def _rate(self, step: int) -> float:
         factor = self.setup.plateau.factor if self.setup.plateau is not None else 1.0
-        return learning_rate(step, self.setup.steps_per_epoch, self.total_steps, self.job.config.train, factor)
+        return learning_rate(step, self.total_steps, self.job.config.train, factor)
 
     def _out_of_patience(self) -> bool:
         patience = self.job.config.train.patience_epochs

@@ -1,4 +1,4 @@
-"""Real leaves, briefly: that the data is understood, not how well it is learned (benchmarks/plants.py measures that)."""
+"""Real leaves, briefly: that the data is understood. How well it is learned, benchmarks/plants.py measures."""
 
 import csv
 import json

@@ -91,23 +91,70 @@ def smoke() -> PlantsConfig:
     """A minute on a CPU: does everything work?"""
     return PlantsConfig(
         model=PlantsModel(name="minimal"),
-        train=Training(epochs=60, learning_rate=2e-3, warmup_epochs=1, ema_decay=0.95, threads=1),
+        train=Training(epochs=60, learning_rate=2e-3, warmup_fraction=0.05, ema_decay=0.95, threads=1),
     )
 
 
 def cpu() -> PlantsConfig:
-    """A few minutes on two cores."""
-    return PlantsConfig()
+    """Some minutes on two cores. Tuned on small sets of potato and rice leaves (LOG.md)."""
+    return PlantsConfig(
+        data=PlantsData(image_size=96, augment=_strong_augmentation()),
+        model=PlantsModel(
+            sclusterformer=SClusterFormerModel(
+                stem_scales=(1.0,), stem_channels=16, patch_stride=8, patches="overlap", token_limit=144, local=True,
+                dims=(48,), depths=(2,), heads=(4,), mlp_ratio=3.0, dropout=0.1, drop_path=0.2, head_dropout=0.3,
+            )
+        ),
+        loss=PlantsLoss(label_smoothing=0.1),
+        train=Training(
+            epochs=30, minimum_steps=400, learning_rate=1e-3, weight_decay=0.1, warmup_fraction=0.05, ema_decay=0.99
+        ),
+    )  # fmt: skip
 
 
 def t4() -> PlantsConfig:
-    """One session on a free GPU."""
-    return PlantsConfig()
+    """One session on a free GPU: larger images, two stages, half precision. Its settings were not measured yet."""
+    return PlantsConfig(
+        data=PlantsData(image_size=160, augment=_strong_augmentation()),
+        model=PlantsModel(
+            sclusterformer=SClusterFormerModel(
+                stem_scales=(1.0,), stem_channels=32, patch_stride=8, patches="overlap", token_limit=400, local=True,
+                dims=(64, 128), depths=(2, 2), heads=(4, 8), mlp_ratio=3.0, dropout=0.1, drop_path=0.2,
+                head_dropout=0.3,
+            )
+        ),
+        loss=PlantsLoss(label_smoothing=0.1),
+        train=Training(
+            epochs=60, minimum_steps=3000, batch_size=64, learning_rate=1e-3, weight_decay=0.1, warmup_fraction=0.05,
+            ema_decay=0.998, precision="fp16",
+        ),
+    )  # fmt: skip
 
 
 def full() -> PlantsConfig:
-    """As long as it takes."""
-    return PlantsConfig()
+    """Several sessions: three stages at 224 pixels. Its settings were not measured yet."""
+    return PlantsConfig(
+        data=PlantsData(image_size=224, augment=_strong_augmentation()),
+        model=PlantsModel(
+            sclusterformer=SClusterFormerModel(
+                stem_scales=(1.0,), stem_channels=32, patch_stride=8, patches="overlap", token_limit=784, local=True,
+                dims=(64, 128, 256), depths=(2, 4, 2), heads=(4, 8, 8), mlp_ratio=3.0, dropout=0.1, drop_path=0.2,
+                head_dropout=0.3,
+            )
+        ),
+        loss=PlantsLoss(label_smoothing=0.1),
+        train=Training(
+            epochs=200, minimum_steps=10_000, batch_size=64, learning_rate=1e-3, weight_decay=0.1,
+            warmup_fraction=0.05, ema_decay=0.9995, precision="fp16",
+        ),
+    )  # fmt: skip
+
+
+def _strong_augmentation() -> Augmentation:
+    return Augmentation(
+        crop_scale=(0.5, 1.0), crop_aspect=(1 / 1.2, 1.2), horizontal_flip=True, vertical_flip=True,
+        rotation_degrees=180, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03, erase=0.3,
+    )  # fmt: skip
 
 
 PRESETS = {"smoke": smoke, "cpu": cpu, "t4": t4, "full": full}
