@@ -1,6 +1,6 @@
 """What the models of the task "plants" reach on real leaves, by the command that a user types.
 
-    python benchmarks/plants.py --data ../shared/data/plants/potato --seeds 0 1 2 data.center_crop=0.7
+    python benchmarks/plants.py --data ../shared/data/plants/potato --seeds 0 1 2 --set data.center_crop=0.7
     python benchmarks/plants.py --data ../shared/data/plants/rice --seeds 0 1 2 3 4
     python benchmarks/plants.py --data ... --model resnet18 --yardstick      # the yardstick: see YARDSTICK
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--preset", default="cpu")
     parser.add_argument("--model", default="sclusterformer")
     parser.add_argument("--yardstick", action="store_true")
-    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="KEY=VALUE")
     asked = parser.parse_args()
     settings = [f"model.name={asked.model}", *(YARDSTICK if asked.yardstick else ()), *asked.overrides]
     found = [run(asked.data, asked.preset, seed, settings) for seed in asked.seeds]
