@@ -52,9 +52,10 @@ def confusion_matrix(
         else:
             small = max(3.0, cell * 50)
         rows = [f"{name}  {count(int(total))}" for name, total in zip(names, counts.sum(axis=1), strict=True)]
-        axes.set_xticks(range(classes), names, rotation=40 if slanted else 0, ha="right" if slanted else "center")
+        turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if slanted else {"ha": "center"}
+        axes.set_xticks(range(classes), names, **turned)
         axes.set_yticks(range(classes), rows)
-        axes.tick_params(labelsize=small, colors=theme.text, rotation_mode="anchor" if slanted else "default")
+        axes.tick_params(labelsize=small, colors=theme.text)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class, number of images")
         return save(figure, look, run)

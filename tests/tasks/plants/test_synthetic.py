@@ -80,6 +80,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None:
     assert not set(first.values()) & {value for key, value in other.items() if key.endswith(".jpg")}
 
 
+@pytest.mark.filterwarnings("ignore:Unknown solver options")  # scikit-learn 1.6 beside a newer scipy
 def test_classes_cannot_be_told_apart_by_colour(tmp_path: Path) -> None:
     """Chance is 0.25; a small convolutional network reaches about 0.8 at 64 pixels."""
     root = tmp_path / "leaves"
