@@ -63,7 +63,7 @@ def evaluate(run: str | Path, *, data: str | Path | None = None) -> dict[str, An
     from outlast.plan.session import SYNTHETIC
 
     opened = Delivered(Path(run))
-    root = Path(data) if data is not None else Path(next(iter(opened.record["data"].values()))["path"])
+    root = Path(data) if data is not None else Path(opened.record["data"][opened.learner.name]["path"])
     if data is None:
         warn(f"scoring on {root}, which the run was trained on; the test score is in the report")
     examples = opened.delivery.labelled(opened.config, root, opened.facts)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from outlast.errors import OutlastError
+from outlast.errors import OutlastError, UsageError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,7 +72,6 @@ def train(
 ) -> None:
     """Train a task; type the same again to go on after a stop or a kill."""
     from outlast import api
-    from outlast.errors import UsageError
 
     if resume not in ("auto", "must", "never"):
         raise UsageError(f"--resume {resume!r} is not known", hint="choose auto, must or never")
@@ -109,6 +108,8 @@ def predict(
     """Predict images; writes a CSV."""
     from outlast import api
 
+    if to == "-" and as_json:
+        raise UsageError("--to - and --json both want standard output", hint="give one of them, or --to FILE")
     result = api.predict(run, images, to=to)
     _print(result, as_json, "" if to == "-" else result["csv"])
 
@@ -175,6 +176,8 @@ def main() -> None:
 
 
 def _print(result: dict[str, Any], as_json: bool, text: str) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return  # several processes (torchrun) work on one job: the first one speaks
     if as_json:
         from outlast.base.files import plain
 

@@ -65,12 +65,14 @@ class Learner:
     augment(config, batch, draws)   the whole batch on its way into the model; draws is None when evaluating
     model(config, inputs, rung)     an nn.Module that holds everything that is trained
     rungs(config)             names of the ladder, the wanted model first, then smaller ones to fall back on
-    step(config, model, batch)      {"loss_sum": tensor, "weight": number, extras that are logged as sums}
+    step(config, model, batch)      {"loss_sum": tensor, "weight": number, extras}; extras are sums too, and logged
+                              divided by the weight. batch["epochs"] (0-dim float32) tells how many epochs were
+                              trained so far, for losses with a schedule.
     predict(config, model, batch)   outputs without gradient, first axis = samples
     metric(config, facts)     a fresh Metric fed with predict's outputs
     score                     "+name" (more is better) or "-name": what early stopping and "best" go by
     deploy(config, model)     the module that users of the weights get
-    couples_batch             the loss is not a sum over samples (so micro-batches change it); recorded
+    couples_batch             the loss is not a sum over samples: micro-batches change it; recorded, and warned of
     """
 
     name: str

@@ -186,7 +186,7 @@ def test_a_model_that_does_not_take_the_image_size_is_refused(refused_training, 
 
 
 def test_a_setting_without_effect_warns(command, trained, tmp_path):
-    words = ("train", "plants", "--data", trained[1], "--out", tmp_path / "run", *SETTINGS, "--session-limit", "1s")
+    words = ("train", "plants", "--data", trained[1], "--out", tmp_path / "run", *SETTINGS)
     ended = command(*words, "train.plateau_factor=0.3")
     assert ended.code == 0, ended.err
     assert "train.plateau_factor has no effect" in ended.err

@@ -236,7 +236,7 @@ def test_names_with_spaces_and_other_scripts_links_and_loops_work(command, tmp_p
 def test_smoke_without_data_takes_the_synthetic_set_and_says_so(command, no_data, tmp_path):
     run = tmp_path / "run"
     ended = command(
-        "train", "plants", "--preset", "smoke", "--out", run, "--session-limit", "1s", "model.name=tiny",
+        "train", "plants", "--preset", "smoke", "--out", run, "train.epochs=1", "model.name=tiny",
         "data.image_size=16",
     )  # fmt: skip
     assert ended.code == 0, ended.err

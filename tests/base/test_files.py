@@ -9,6 +9,7 @@ import pytest
 
 from outlast.base.files import (
     locked,
+    put_back,
     read_json,
     remove_folder,
     sweep,
@@ -90,6 +91,27 @@ def test_a_kill_while_files_are_written_leaves_no_folder_that_counts(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
     sweep(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_while_a_folder_is_replaced_brings_back_the_old_one(tmp_path):
+    write_folder(tmp_path / "one", two_files, {"step": 1})
+    code = (
+        "import os, signal, pathlib\n"
+        "from outlast.base import files\n"
+        "replace = pathlib.Path.replace\n"
+        "def killed(path, target):\n"
+        "    replace(path, target)\n"
+        "    if path.name == 'one':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pathlib.Path.replace = killed\n"
+        f"files.write_folder(pathlib.Path({str(tmp_path / 'one')!r}), lambda folder: None, {{'step': 2}})\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert not (tmp_path / "one").exists()
+    put_back(tmp_path)
+    sweep(tmp_path)
+    assert verify_folder(tmp_path / "one")["step"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 def test_writing_text_replaces_it_as_a_whole_with_the_usual_permissions(tmp_path):

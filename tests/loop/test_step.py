@@ -95,6 +95,14 @@ def test_plateau_lowers_the_rate_and_remembers():
     assert one.state() == other.state()
 
 
+@pytest.mark.parametrize("gains", [[-0.5] * 6, [-0.5, -0.50001, -0.50002, -0.50003, -0.50004, -0.50005]])
+def test_plateau_sees_that_a_score_below_zero_does_not_improve(gains):
+    plateau = Plateau(Training(schedule="plateau", plateau_patience_epochs=1, plateau_factor=0.5))
+    for gain in gains:
+        plateau.step(gain)
+    assert plateau.factor == 0.25  # lowered after the third and the fifth evaluation
+
+
 def test_the_average_follows_weights_and_buffers_with_a_ramp():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     average = build_average(model, 0.9)

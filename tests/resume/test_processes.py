@@ -12,7 +12,8 @@ TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-p
 
 def train(run, kill=""):
     environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "OUTLAST_TOY_KILL": kill}
-    command = [*TWO, "train", "toys.plan", "--preset", "smoke", "--out", str(run), "saving.every_steps=3"]
+    command = [*TWO, "train", "toys.plan", "--preset", "smoke", "--out", str(run), "saving.every_steps=3",
+               "train.ema_decay=0.9"]  # fmt: skip
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 

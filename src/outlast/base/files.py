@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from outlast.base.log import warn
 from outlast.errors import CheckpointError, RunError, UsageError
 
 MANIFEST = "manifest.json"
+REPLACED = ".tmp-replaced-"  # holds a folder while a newer one takes its name
 TEMPORARY = ".tmp-"  # prefix of what is being written; safe to delete when no process writes
 
 
@@ -108,7 +110,7 @@ def write_folder(target: Path, fill: Callable[[Path], None], record: Mapping[str
             sync_path(inner)
         folder.chmod(0o777 & ~_umask())
         if target.exists():
-            outgoing = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}old-", dir=target.parent))
+            outgoing = Path(tempfile.mkdtemp(prefix=REPLACED, dir=target.parent))
             target.replace(outgoing / target.name)
             folder.replace(target)
             shutil.rmtree(outgoing, ignore_errors=True)
@@ -151,6 +153,14 @@ def remove_folder(folder: Path) -> None:
         outgoing = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}old-", dir=folder.parent))
         folder.replace(outgoing / folder.name)
         shutil.rmtree(outgoing, ignore_errors=True)
+
+
+def put_back(parent: Path) -> None:
+    """Undo replacements that a kill interrupted: the old folder gets its name back if the new one did not take it."""
+    for outgoing in parent.glob(f"{REPLACED}*") if parent.is_dir() else ():
+        for folder in outgoing.iterdir():
+            if not (parent / folder.name).exists():
+                folder.replace(parent / folder.name)
 
 
 def sweep(parent: Path) -> None:
@@ -199,6 +209,8 @@ def locked(path: Path, message: str) -> Iterator[None]:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RunError(message, hint="wait until it ends, or give another folder with --out") from error
+            except OSError as error:
+                warn(f"{path.parent} can't lock files ({error.strerror}): take care that one process trains at a time")
             if not _is_at(path, stream.fileno()):
                 continue  # the process that held it has just removed it: this lock keeps nobody out
             try:

@@ -34,8 +34,10 @@ class Examples:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over (id, hash) of all rows, in the order of ids: the same data gives the same value anywhere."""
-        return fingerprint(self.table["id"].tolist(), self.table["hash"].tolist())
+        """SHA-256 over id, hash and batch columns of all rows, by id: the same data gives the same value anywhere."""
+        columns = ["hash", *self.batch_columns]
+        values = self.table[columns].astype(str).to_numpy().tolist()
+        return fingerprint(self.table["id"].tolist(), ["\0".join(row) for row in values])
 
 
 def fingerprint(ids: Sequence[str], hashes: Sequence[str]) -> str:

@@ -7,13 +7,12 @@ as they were before, so that a second Ctrl-C interrupts and a second SIGTERM end
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
-
-from outlast.base.log import say
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -41,7 +40,10 @@ def listen() -> Iterator[StopRequest]:
     def stop(number: int, frame: FrameType | None) -> None:
         request.reason = signal.Signals(number).name
         restore()
-        say(f"{request.reason}: saving and stopping; once more stops at once and loses what was not saved")
+        # Not through sys.stderr: the signal may have come in the middle of a write to it.
+        os.write(
+            2, f"\n{request.reason}: saving and stopping; once more stops at once, losing what is not saved\n".encode()
+        )
 
     for number in SIGNALS:
         signal.signal(number, stop)

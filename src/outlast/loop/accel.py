@@ -75,6 +75,11 @@ class Compute:
             return value
         return broadcast_object_list([value])[0]
 
+    def spread(self, tensor: Tensor) -> None:
+        """Overwrite the tensor with the main process's, in place."""
+        if self.processes > 1:
+            torch.distributed.broadcast(tensor, src=0)
+
     def wait(self) -> None:
         """Wait until every process is here."""
         self.accelerator.wait_for_everyone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from outlast.base.clock import Durations
 from outlast.base.log import Progress
 from outlast.config.schema import TaskConfig
 from outlast.data.loader import BatchPlan, Loader
@@ -57,6 +59,7 @@ def predict(
     folder: Path,
     compute: Compute,
     micro_batch: int,
+    durations: Durations,
     stop: Callable[[], str | None] = lambda: None,
 ) -> str | None:
     """Write the outputs `names` of `rows` in shards; those that are there are kept. Returns why it stopped, or None."""
@@ -64,9 +67,11 @@ def predict(
     with Progress(f"predicting {folder.name}", len(shards)) as progress:
         for number, part in enumerate(shards):
             mine = number % compute.processes == compute.rank
+            began = time.monotonic()
             if mine and not shard_path(folder, number).exists():
                 arrays = collect(learner, config, model, loader, part, names, compute, micro_batch)
                 write_shard(folder, number, [ids[row] for row in part], arrays)
+                durations.record("shard", time.monotonic() - began)
             reason = compute.share(stop())
             if reason and number + 1 < len(shards):
                 return str(reason)

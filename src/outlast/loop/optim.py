@@ -61,8 +61,10 @@ class Plateau:
 
     def __init__(self, config: Training) -> None:
         self._dummy = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        # The patience is in evaluations there; the threshold must be absolute, for scores may be negative.
+        patience = config.plateau_patience_epochs // config.evaluate_every_epochs
         self._scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self._dummy, mode="max", factor=config.plateau_factor, patience=config.plateau_patience_epochs
+            self._dummy, mode="max", factor=config.plateau_factor, patience=patience, threshold=0, threshold_mode="abs"
         )
 
     @property

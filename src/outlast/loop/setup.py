@@ -6,7 +6,7 @@ A restore is whole or an error: every tensor must be there with its shape.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,9 +105,11 @@ def choose_fit(job: Job, fit: np.ndarray) -> Fit:
     plans = evaluation_plans(np.resize(fit, wanted), wanted, 0, 1)
     batch = next(iter(job.loader.batches(plans, augmented=False)))
 
+    alone = replace(job, compute=replace(job.compute, processes=1))  # a trial that fails must not leave others waiting
+
     def attempt(rung: str, micro_batch: int) -> None:
         model = _model(job, rung).to(job.compute.device)
-        stepper = _stepper(job, model)
+        stepper = _stepper(alone, model)
         stepper.run([{name: tensor[:micro_batch] for name, tensor in batch.items()}], micro_batch, 0.0)
 
     found = find_fit(attempt, job.learner.rungs(job.config), wanted, fallback=train.fallback)

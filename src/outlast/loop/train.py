@@ -15,7 +15,9 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from outlast.base.log import Progress, say
+import torch
+
+from outlast.base.log import Progress, say, warn
 from outlast.errors import TaskError
 from outlast.loop.accel import unwrapped
 from outlast.loop.evaluate import evaluate
@@ -27,6 +29,8 @@ from outlast.loop.step import LossWatch
 from outlast.save import store
 from outlast.save.resume import choose
 from outlast.state import RunState
+
+_FIRST_SAVE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,18 @@ def train(job: Job) -> Outcome:
     setup = build(job, fit)
     choice = choose(job.folder, job.resume, start_from=job.start_from, model_hash=model_hash(setup.model))
     say(choice.sentence)
+    if job.learner.couples_batch and fit.micro_batch * job.compute.processes < job.config.train.batch_size:
+        warn(
+            f"the loss of {job.learner.name!r} couples the samples of a batch: with micro-batches of {fit.micro_batch} "
+            f"it is not what it is with a whole batch of {job.config.train.batch_size}"
+        )
     state = start(setup, job, choice)
     session = _Session(job, setup, state, fit)
     if job.compute.main:
         session.truncate_metrics()
+        store.keep_best(job.folder, state.best_step)
     state.sessions += 1
     stopped = session.run()
-    if stopped is None and job.compute.main and job.config.saving.keep_when_finished == "best":
-        store.drop_checkpoints(job.folder)
     return Outcome(stopped, session.result())
 
 
@@ -80,7 +88,8 @@ class _Session:
                 order = epoch_order(job.learner, job.config, job.examples.table, setup.fit, state.epoch)
                 if len(order.rows) != setup.steps_per_epoch:
                     raise TaskError(f"the sampler of {job.learner.name!r} gives epochs of different lengths")
-                reason = self._steps(order) or self._reason_to_stop(job.durations.expected("evaluate"))
+                evaluation = job.durations.expected("evaluate") if self._evaluation_is_due() else 0.0
+                reason = self._steps(order) or self._reason_to_stop(evaluation)
                 if reason:
                     self._save()
                     return reason
@@ -97,6 +106,8 @@ class _Session:
             rate = self._rate(state.step)
             count = order.micro_batches(number, setup.micro_batch, compute.rank, compute.processes)
             micro_batches = list(itertools.islice(batches, count))
+            for batch in micro_batches:
+                batch["epochs"] = torch.tensor(state.epoch + number / len(order.rows))
             sums = setup.stepper.run(micro_batches, len(order.rows[number]), rate)
             if setup.average is not None:
                 setup.average.update_parameters(unwrapped(setup.model))
@@ -114,8 +125,8 @@ class _Session:
     def _end_epoch(self) -> None:
         job, setup, state = self.job, self.setup, self.state
         self.watch.flush()
-        last = state.epoch + 1 == setup.epochs
-        if last or (state.epoch + 1) % job.config.train.evaluate_every_epochs == 0:
+        if self._evaluation_is_due():
+            self._same_buffers()
             began = time.monotonic()
             metrics = evaluate(
                 job.learner, job.config, setup.evaluated(), job.loader, setup.validate, job.examples.facts,
@@ -127,6 +138,17 @@ class _Session:
         state.cursor = 0
         self.watch.sums.clear()
 
+    def _evaluation_is_due(self) -> bool:
+        number = self.state.epoch + 1
+        return number == self.setup.epochs or number % self.job.config.train.evaluate_every_epochs == 0
+
+    def _same_buffers(self) -> None:
+        """Several processes each gather their own buffers (BatchNorm): the main process's are what is saved."""
+        if self.job.compute.processes > 1:
+            for module in (unwrapped(self.setup.model), self.setup.evaluated()):
+                for buffer in module.buffers():
+                    self.job.compute.spread(buffer)
+
     def _judge(self, metrics: dict[str, Any]) -> None:
         """Write the metrics, keep the weights if they are the best so far, count epochs without a gain."""
         job, state = self.job, self.state
@@ -136,6 +158,7 @@ class _Session:
         score = float(metrics[name])
         gain = score if sign == "+" else -score
         best = state.best_score if state.best_score is None or sign == "+" else -state.best_score
+        rate = self._rate(state.step - 1)
         if self.setup.plateau is not None and math.isfinite(gain):
             self.setup.plateau.step(gain)
         better = math.isfinite(gain) and (best is None or gain > best)
@@ -146,17 +169,20 @@ class _Session:
             if job.compute.main:
                 weights = self.setup.evaluated().state_dict()
                 store.save_best(job.folder, state.step, weights, {**self.record, "score": score, "metrics": metrics})
-        self._write_metrics(metrics)
+        self._write_metrics(metrics, rate)
 
-    def _write_metrics(self, metrics: dict[str, Any]) -> None:
+    def _write_metrics(self, metrics: dict[str, Any], rate: float) -> None:
         job, state = self.job, self.state
-        totals = job.compute.sums([self.watch.sums.get("loss_sum", 0.0), self.watch.sums.get("weight", 0.0)])
+        names = sorted(self.watch.sums)
+        totals = dict(zip(names, job.compute.sums([self.watch.sums[name] for name in names]), strict=True))
+        weight = totals.pop("weight", 0.0)
+        means = {name: value / weight for name, value in totals.items()} if weight else {}
         line = {
             "step": state.step,
             "epoch": state.epoch + 1,
-            "learning_rate": self._rate(state.step - 1),
-            "train_loss": totals[0] / totals[1] if totals[1] else None,
-            **{f"train_{name}": value for name, value in self.watch.sums.items() if name not in ("loss_sum", "weight")},
+            "learning_rate": rate,
+            "train_loss": means.pop("loss_sum", None),
+            **{f"train_{name}": value for name, value in means.items()},
             **{f"val_{name}": value for name, value in metrics.items() if isinstance(value, int | float)},
         }
         text = json.dumps({key: _finite(value) for key, value in line.items()}) + "\n"
@@ -201,16 +227,21 @@ class _Session:
         saving = self.job.config.saving
         due = time.monotonic() - self.saved_at >= 60 * saving.every_minutes
         due = due or (saving.every_steps is not None and self.state.step - self.saved_step >= saving.every_steps)
+        # A session with a limit saves early once: how long that takes is what must be set aside at its end.
+        unknown = self.job.deadline.limit_seconds is not None and "save" not in self.job.durations.longest
+        due = due or (unknown and time.monotonic() - self.resumed_at >= _FIRST_SAVE_SECONDS)
         return bool(self.job.compute.share(due)) if self.job.compute.processes > 1 else due
 
     def _save(self) -> None:
         self.watch.flush()
+        self._same_buffers()
         began = time.monotonic()
         self.state.train_seconds += began - self.resumed_at
         self.resumed_at = began
         state = snapshot(self.setup, self.job, self.state, self.watch.sums)
         if self.job.compute.main:
             store.save(self.job.folder, state, self.record, self.job.config.saving.keep)
+            store.keep_best(self.job.folder, state.best_step)
         self.job.compute.wait()
         self.saved_at, self.saved_step = time.monotonic(), state.step
         self.saved_position = (state.epoch, state.cursor)
@@ -249,6 +280,8 @@ class _Session:
             "rung": setup.rung,
             "train_seconds": state.train_seconds,
             "sessions": state.sessions,
+            "from_step": self.from_step,
+            "couples_batch": self.job.learner.couples_batch,
         }
 
 

@@ -33,6 +33,7 @@ class Delivered:
         trains = [stage for stage in self.task.stages(self.config) if isinstance(stage, Train)]
         self.stage = next(stage for stage in trains if stage.name == self.delivery.model)
         self.learner: Learner = self.stage.learner
+        self.config = self.stage.config
         try:
             self.facts = self.record["facts"][self.learner.name]
         except (KeyError, TypeError) as error:
@@ -42,6 +43,7 @@ class Delivered:
             ) from error
         self.weights, self.saved = best_weights(run / self.delivery.model)
         self.rung = str(self.saved.manifest["fit"]["rung"])
+        self.micro_batch = int(self.saved.manifest["fit"]["micro_batch"])
         self.machine = host.detect()
         host.make_scratch(self.machine)
         self.compute = set_up(self.config.train.threads, self.machine.cores)
@@ -58,13 +60,11 @@ class Delivered:
         config, compute, cores = self.config, self.compute, self.machine.cores
         rows = np.arange(len(examples.table))
         with open_loader(self.learner, config, examples, self.machine.scratch, compute, cores) as loader:
-            return evaluate(
-                self.learner, config, self.model(), loader, rows, self.facts, compute, config.train.batch_size
-            )
+            return evaluate(self.learner, config, self.model(), loader, rows, self.facts, compute, self.micro_batch)
 
     def outputs(self, examples: Examples) -> dict[str, np.ndarray]:
         """The learner's outputs for all examples, first axis = examples."""
         config, compute, cores = self.config, self.compute, self.machine.cores
         rows, names = np.arange(len(examples.table)), self.delivery.outputs
         with open_loader(self.learner, config, examples, self.machine.scratch, compute, cores) as loader:
-            return collect(self.learner, config, self.model(), loader, rows, names, compute, config.train.batch_size)
+            return collect(self.learner, config, self.model(), loader, rows, names, compute, self.micro_batch)

@@ -13,7 +13,7 @@ from typing import Any
 from outlast.base.files import read_json, sha256, write_json
 from outlast.config.identity import digest, identity
 from outlast.errors import RunError
-from outlast.task import Call, Predict, Stage, Train, needed
+from outlast.task import Call, Predict, Rows, Stage, Train, needed
 
 RECORD = "stage.json"
 PROGRESS = "progress.json"  # under which identity an unfinished stage was begun
@@ -31,13 +31,13 @@ def stage_identity(stage: Stage, config: Any, fingerprint: str, run: Path) -> st
     described: dict[str, Any] = {
         "kind": kind(stage),
         "name": stage.name,
-        "config": identity(config),
+        "config": identity(config, ("must",)),
         "data": fingerprint,
     }
     if isinstance(stage, Train):
-        described |= {"learner": stage.learner.name, "fit": stage.fit.values, "validate": stage.validate.values}
+        described |= {"learner": stage.learner.name, "fit": _rows(stage.fit), "validate": _rows(stage.validate)}
     elif isinstance(stage, Predict):
-        described |= {"rows": [stage.rows.column, list(stage.rows.values)], "outputs": list(stage.outputs)}
+        described |= {"rows": _rows(stage.rows), "outputs": list(stage.outputs)}
     else:
         described |= {
             "function": f"{stage.function.__module__}.{stage.function.__qualname__}",
@@ -53,11 +53,17 @@ def done(folder: Path, expected: str) -> bool:
     record = _record(folder)
     if record.get("identity") != expected:
         return False
-    for name, output in record["outputs"].items():
+    return not damaged(folder)
+
+
+def damaged(folder: Path) -> list[Path]:
+    """The outputs of a finished stage that are gone, or no longer what they were."""
+    found = []
+    for name, output in _record(folder)["outputs"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != output["bytes"] or sha256(path) != output["sha256"]:
-            return False
-    return True
+            found.append(path)
+    return found
 
 
 def begin(folder: Path, expected: str) -> bool:
@@ -91,6 +97,10 @@ def finish(
 def result(folder: Path) -> dict[str, Any] | None:
     """What a finished stage recorded, or None."""
     return dict(_record(folder)["result"]) if (folder / RECORD).is_file() else None
+
+
+def _rows(rows: Rows) -> list[Any]:
+    return [rows.column, list(rows.values)]
 
 
 def _record(folder: Path) -> dict[str, Any]:

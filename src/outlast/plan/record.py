@@ -82,7 +82,7 @@ class RunRecord:
         record = cls(folder, values, writes=writes)
         if writes:
             folder.mkdir(parents=True, exist_ok=True)
-            if not (folder / "config.yaml").is_file():
+            if not is_run(folder) or not (folder / "config.yaml").is_file():
                 write_text(folder / "config.yaml", to_yaml(config))
         record.save()
         return record

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from outlast.base.clock import Deadline, Durations
-from outlast.base.files import remove_folder, sweep, write_folder
+from outlast.base.files import sweep, write_folder
 from outlast.base.log import say
+from outlast.config.identity import digest
 from outlast.data.table import Examples
-from outlast.errors import RunError, TaskError
+from outlast.errors import CheckpointError, RunError, TaskError, TrainingError
 from outlast.loop.accel import Compute
 from outlast.loop.evaluate import predict
 from outlast.loop.samples import open_loader
@@ -47,8 +48,9 @@ class Surroundings:
     durations: Durations = field(default_factory=Durations)
     stop: Callable[[], str | None] = lambda: None
     resume: Resume = "auto"
-    start_from: Path | None = None
+    start_from: Mapping[str, Path] = field(default_factory=dict)  # weights to begin with, by training stage
     noted: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
+    progressed: bool = False  # whether this session has done anything that the next one need not do again
 
 
 def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) -> str | None:
@@ -90,7 +92,7 @@ def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) 
 
 
 def check_models(
-    stages: Sequence[Stage], examples: Mapping[str, Examples], run: Path, *, begun: bool, start_from: Path | None
+    stages: Sequence[Stage], examples: Mapping[str, Examples], run: Path, *, begun: bool, start_from: Mapping[str, Path]
 ) -> None:
     """Build each model that can be built now, and read what it will start from; writes nothing.
 
@@ -107,7 +109,9 @@ def check_models(
         rung = str(saved.manifest.get("fit", {}).get("rung", rungs[0])) if saved is not None else rungs[0]
         inputs = Inputs(examples[stage.learner.name].facts, {name: run / name for name in stage.needs})
         model = stage.learner.model(stage.config, inputs, rung)
-        choice = choose(folder, "auto" if begun else "never", start_from=start_from, model_hash=model_hash(model))
+        choice = choose(
+            folder, "auto" if begun else "never", start_from=start_from.get(stage.name), model_hash=model_hash(model)
+        )
         if choice.weights is not None:
             load_weights(model, read_weights(choice.weights), choice.weights)
 
@@ -141,13 +145,17 @@ def _train(stage: Train, folder: Path, identity: str, around: Surroundings, bega
             durations=around.durations,
             stop=around.stop,
             resume=around.resume,
-            start_from=around.start_from,
+            start_from=around.start_from.get(stage.name),
             saved=lambda facts: around.noted(stage.name, facts),
         )
         outcome = train(job)
+    around.progressed |= outcome.result["steps"] > outcome.result["from_step"] or outcome.stopped is None
     if outcome.stopped is None and around.compute.main:
+        _check_best(folder, outcome.result)
         outputs = [path for path in (folder / "best").rglob("*") if path.is_file()]
         ledger.finish(folder, stage, identity, outputs, outcome.result, outcome.result["train_seconds"])
+        if stage.config.saving.keep_when_finished == "best":
+            store.drop_checkpoints(folder)  # only now: until the record is there, the last checkpoint is what counts
     return outcome.stopped
 
 
@@ -170,9 +178,10 @@ def _predict(
         with open_loader(learner, config, examples, around.scratch, around.compute, around.cores) as loader:
             reason = predict(
                 learner, config, model.to(around.compute.device), loader, rows, examples.table["id"].tolist(),
-                stage.outputs, folder, around.compute, config.train.micro_batch or config.train.batch_size,
-                lambda: _reason_to_stop(around),
+                stage.outputs, folder, around.compute, int(saved.manifest["fit"]["micro_batch"]), around.durations,
+                lambda: _reason_to_stop(around, around.durations.expected("shard")),
             )  # fmt: skip
+        around.progressed = True  # at least one shard is done before it asks whether to stop
         if reason:
             return reason
     if around.compute.main:
@@ -194,6 +203,7 @@ def _call(
             raise TaskError(f"the stage {stage.name!r} did not make {', '.join(missing)}")
 
     write_folder(folder, fill, {"stage": stage.name, **around.record})
+    around.progressed = True
     outputs = [path for path in folder.rglob("*") if path.is_file()]
     ledger.finish(folder, stage, identity, outputs, results, time.monotonic() - began)
 
@@ -201,17 +211,45 @@ def _call(
 def _prepare(folder: Path, identity: str, around: Surroundings) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
-    if around.resume == "never" or not ledger.begin(folder, identity):
-        if any((folder / name).exists() for name in ("checkpoints", ledger.RECORD)) and around.resume != "never":
-            say(f"{folder.name}: its configuration, data or inputs changed; it is done again")
-        remove_folder(folder)
+    if not ledger.begin(folder, identity):
+        aside = _free_name(around.run / "set-aside", folder.name)
+        aside.parent.mkdir(exist_ok=True)
+        folder.rename(aside)
+        say(f"{folder.name}: its data or inputs changed; it is done again, what was there is kept in {aside}")
+        folder.mkdir()
         ledger.begin(folder, identity)
-    (folder / ledger.RECORD).unlink(missing_ok=True)
+    if (folder / ledger.RECORD).is_file():
+        for path in ledger.damaged(folder):
+            say(f"{path} is not what was recorded; it is made again")
+            path.unlink(missing_ok=True)
+        (folder / ledger.RECORD).unlink()
 
 
-def _reason_to_stop(around: Surroundings) -> str | None:
+def _free_name(parent: Path, name: str) -> Path:
+    number = 1
+    while (path := parent / f"{name}-{number}").exists():
+        number += 1
+    return path
+
+
+def _check_best(folder: Path, result: Mapping[str, Any]) -> None:
+    """A training is done only with its best weights. Raises TrainingError or CheckpointError."""
+    if result["best_score"] is None:
+        raise TrainingError(
+            f"{folder.name}: the score {result['score'][1:]} was never a finite number, so there are no best weights",
+            hint="look at metrics.jsonl in that folder, and at the validation split",
+        )
+    _, saved = store.best_weights(folder)
+    if saved.step != result["best_step"]:
+        raise CheckpointError(
+            f"{saved.folder} is not of step {result['best_step']}, where the score was best",
+            hint=f"restore the best weights from a copy, or remove {folder} to train it again",
+        )
+
+
+def _reason_to_stop(around: Surroundings, extra_seconds: float = 0.0) -> str | None:
     reason = around.stop()
-    if reason is None and around.deadline.expired(around.durations.expected("report")):
+    if reason is None and around.deadline.expired(around.durations.expected("report") + extra_seconds):
         reason = "session limit"
     return None if (answer := around.compute.share(reason)) is None else str(answer)
 
@@ -232,7 +270,6 @@ def _fingerprint(stage: Stage, examples: Examples | None) -> str:
     """What of the data a stage depends on: contents and split, not only contents."""
     if examples is None:
         return ""
-    from outlast.config.identity import digest
-
-    columns = [name for name in ("id", "hash", "split", "fold", "label") if name in examples.table.columns]
+    decided = [name for name in ("split", "fold") if name in examples.table.columns]
+    columns = ["id", "hash", *decided, *examples.batch_columns]
     return digest(examples.table[columns].astype(str).to_numpy().tolist())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from outlast import task as tasks
-from outlast.base.clock import Deadline, Durations, parse_duration
-from outlast.base.files import locked, sha256, sweep, write_folder
+from outlast.base.clock import Deadline, Durations, format_duration, parse_duration
+from outlast.base.files import TEMPORARY, locked, sha256, sweep, write_folder
 from outlast.base.log import quiet, say, warn
 from outlast.config.identity import digest
 from outlast.config.load import resolve
@@ -31,6 +32,7 @@ from outlast.loop.accel import Compute, check_precision, set_up
 from outlast.loop.samples import open_cache
 from outlast.plan import ledger, record, runner
 from outlast.report import page
+from outlast.save import store
 from outlast.task import DATA, Predict, Stage, Task, Train, needed
 
 SYNTHETIC = "SYNTHETIC.txt"  # a data root that holds this file is synthetic, and so is all that is made from it
@@ -62,6 +64,8 @@ class Request:
         words += ["--preset", preset, "--out", str(run)]
         words += ["--config", str(self.config)] if self.config else []
         words += ["--session-limit", str(self.session_limit)] if self.session_limit is not None else []
+        words += ["--start-from", str(self.start_from)] if self.start_from else []
+        words += ["--stage", self.stage] if self.stage else []
         words += ["--synthetic"] if self.synthetic else []
         words += [] if self.fallback else ["--no-fallback"]
         return shlex.join([*words, *self.overrides])
@@ -111,7 +115,7 @@ def run_session(asked: Request) -> dict[str, Any]:
             runner.check_progress(plan, run)
         examples = _examples(plan, _roots(task, asked, preset, machine, compute), run if exists else None)
         _check_samples(plan, examples, machine)
-        runner.check_models(plan, examples, run, begun=exists, start_from=asked.start_from)
+        runner.check_models(plan, examples, run, begun=exists, start_from=_beginnings(plan, asked))
         _set_aside(run, asked.resume, compute)
         session = Session(
             task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,
@@ -142,12 +146,15 @@ def _go_on(session: Session, asked: Request) -> dict[str, Any]:
         )
     kept.warn(session.warnings)
     kept.begin_session(compute.device.type)
+    # What took long in the sessions before is set aside from the first step of this one.
+    durations = Durations(longest=dict(kept.values.get("longest_seconds", {})))
+    kept.values["longest_seconds"] = durations.longest
     with signals.listen() as request:
         around = runner.Surroundings(
             run=run, examples=session.examples, compute=compute, scratch=session.machine.scratch,
             cores=session.machine.cores, record={**provenance, "config_hash": kept.values["config_hash"]},
-            synthetic=session.synthetic, deadline=session.deadline, durations=Durations(),
-            stop=lambda: request.reason, start_from=asked.start_from, noted=kept.note,
+            synthetic=session.synthetic, deadline=session.deadline, durations=durations,
+            stop=lambda: request.reason, start_from=_beginnings(session.plan, asked), noted=kept.note,
         )  # fmt: skip
         try:
             stopped = runner.run(session.plan, around, asked.stage)
@@ -161,8 +168,17 @@ def _go_on(session: Session, asked: Request) -> dict[str, Any]:
     why = stopped or (f"stages left: {', '.join(left)}" if left else None)
     next_command = session.command if status == "stopped" else None
     kept.end_session(status, why, next_command)
+    began = time.monotonic()
     report = write_report(run) if compute.main else run / "report.html"
+    durations.record("report", time.monotonic() - began)
+    kept.save()
     compute.wait()
+    if stopped == "session limit" and not around.progressed:
+        raise RunError(
+            f"the session ended before anything could be done: {asked.session_limit} is too short for getting ready "
+            f"(reading the data, building the model) and for the {format_duration(_reserve(durations))} set aside",
+            hint="give a longer --session-limit",
+        )
     _say_end(session, why, report)
     return {
         "status": status,
@@ -271,13 +287,18 @@ def _check_run(run: Path, task: Task, config: TaskConfig, resume: str, warnings:
         changes = record.check_same(run, task.name, config)
         warnings += [f"changed in the middle of the run: {line}" for line in changes]
         return True
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    # A kill in the first moments of a run may leave its configuration alone; nothing is lost by beginning again.
+    if run.exists() and (not run.is_dir() or any(not _is_remnant(path) for path in run.iterdir())):
         raise RunError(f"{run} exists and is not a run of Outlast", hint="give another folder with --out")
     if resume == "must":
         raise RunError(
             f"there is no run in {run} to resume", hint="use --resume auto, or give the run's folder with --out"
         )
     return False
+
+
+def _is_remnant(path: Path) -> bool:
+    return path.name == "config.yaml" or path.name.startswith(TEMPORARY)
 
 
 def _set_aside(run: Path, resume: str, compute: Compute) -> None:
@@ -304,6 +325,24 @@ def _check_stage(plan: Sequence[Stage], name: str | None, run: Path | None) -> N
             f"the stage {name!r} needs {', '.join(unmet)}, which is not done yet",
             hint=f"begin with --stage {unmet[0]}, or leave --stage out to do all of the plan",
         )
+
+
+def _reserve(durations: Durations) -> float:
+    return durations.expected("save") + durations.expected("report")
+
+
+def _beginnings(plan: Sequence[Stage], asked: Request) -> dict[str, Path]:
+    """{training stage: weights to begin with}: of the only one there is, or of the one that --stage names."""
+    if asked.start_from is None:
+        return {}
+    trains = [stage.name for stage in plan if isinstance(stage, Train)]
+    meant = [asked.stage] if asked.stage in trains else trains
+    if len(meant) != 1:
+        raise UsageError(
+            f"--start-from is for one training stage, and this plan has {len(meant)}",
+            hint=f"name it with --stage: {', '.join(trains)}",
+        )
+    return {meant[0]: asked.start_from}
 
 
 def _threads_so_far(run: Path, machine: Host) -> int | None:
@@ -362,6 +401,9 @@ def _facts(session: Session) -> dict[str, Any]:
 def _say_end(session: Session, reason: str | None, report: Path) -> None:
     mark = " (SYNTHETIC data)" if session.synthetic else ""
     if reason:
-        say(f"stopped in time ({reason}) with a verified checkpoint{mark}; go on with:\n  {session.command}")
+        # What is kept is what verifies: checkpoints, and the stages that are done.
+        checkpoints = any(store.newest(session.run / stage.name / "checkpoints", []) for stage in session.plan)
+        kept = "a verified checkpoint" if checkpoints else "no checkpoint needed so far"
+        say(f"stopped in time ({reason}) with {kept}{mark}; go on with:\n  {session.command}")
     else:
         say(f"finished{mark}; report: {report}")

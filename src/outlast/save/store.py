@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outlast.base.files import remove_folder, sweep, verify_folder, write_folder, write_text
+from outlast.base.files import put_back, remove_folder, sweep, verify_folder, write_folder, write_text
 from outlast.errors import CheckpointError
 from outlast.save.format import WEIGHTS, read_weights, write_state, write_weights
 from outlast.state import RunState
@@ -41,11 +41,15 @@ def save(stage: Path, state: RunState, record: Mapping[str, Any], keep: int) -> 
 
 
 def save_best(stage: Path, step: int, weights: dict[str, Any], record: Mapping[str, Any]) -> Saved:
-    """Write the best weights so far; the ones before go when these are verified."""
-    parent = stage / "best"
-    saved = _write(parent, step, lambda folder: write_weights(folder / WEIGHTS, weights), record)
-    _prune(parent, 1, saved)
-    return saved
+    """Write the best weights so far, and verify them. Those before stay until a checkpoint knows of these."""
+    return _write(stage / "best", step, lambda folder: write_weights(folder / WEIGHTS, weights), record)
+
+
+def keep_best(stage: Path, step: int) -> None:
+    """Remove all best weights but those of `step`: the best that the newest checkpoint knows of."""
+    for other, folder in _steps(stage / "best"):
+        if other != step:
+            remove_folder(folder)
 
 
 def newest(parent: Path, problems: list[str], *, at_most: int | None = None) -> Saved | None:
@@ -77,8 +81,9 @@ def drop_checkpoints(stage: Path) -> None:
 
 
 def clear_interrupted(stage: Path) -> None:
-    """Remove what killed saves left behind."""
+    """Remove what killed saves left behind; a folder that was being replaced when the kill came is put back."""
     for parent in (stage, stage / "checkpoints", stage / "best"):
+        put_back(parent)
         sweep(parent)
 
 

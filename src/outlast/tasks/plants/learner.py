@@ -44,7 +44,7 @@ def examples(config: PlantsConfig, roots: Mapping[str, Path]) -> Examples:
     check_split(table)
     if config.loss.class_weights == "none":
         return replace(found, table=table)
-    counts = table.loc[table["split"] == "train", "label"].value_counts()
+    counts = table["label"].value_counts()  # of all splits: a frozen split must not change it
     weight = counts.mean() / counts
     table = table.assign(weight=table["label"].map(weight).astype(np.float32))
     return replace(found, table=table, batch_columns=("label", "weight"))
