@@ -35,24 +35,26 @@ class Settings(BaseModel):
 class Training(Settings):
     """How a model is trained. An epoch is cut into equal batches of at most `batch_size` samples."""
 
-    epochs: int = Field(30, ge=1, le=100_000)
+    epochs: int = Field(30, ge=1, le=100_000, description="passes over the training examples")
     minimum_steps: int = Field(0, ge=0, description="raises the number of epochs until this many steps are reached")
     batch_size: int = Field(32, ge=1, description="samples per optimizer step, over all processes and micro-batches")
     micro_batch: int | None = declared(None, ge=1, description="samples per forward pass and process; none: all")
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0, le=10)
-    weight_decay: float = Field(0.05, ge=0, le=10)
-    schedule: Literal["cosine", "constant", "plateau"] = "cosine"
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has Nesterov momentum 0.9")
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="at its highest, after the warm-up")
+    weight_decay: float = Field(0.05, ge=0, le=10, description="of matrices and kernels; biases and norms get none")
+    schedule: Literal["cosine", "constant", "plateau"] = Field(
+        "cosine", description="plateau: lower it when the score stands still"
+    )
     warmup_fraction: float = Field(0.0, ge=0, lt=1, description="of all steps, in which the learning rate rises")
     final_fraction: float = Field(0.01, ge=0, le=1, description="of the learning rate, at the end of the cosine")
-    plateau_factor: float = Field(0.5, gt=0, lt=1)
-    plateau_patience_epochs: int = Field(3, ge=0)
-    clip_norm: float | None = Field(1.0, gt=0)
+    plateau_factor: float = Field(0.5, gt=0, lt=1, description="what the learning rate is multiplied with then")
+    plateau_patience_epochs: int = Field(3, ge=0, description="epochs without a better score before that")
+    clip_norm: float | None = Field(1.0, gt=0, description="of the gradient; null: no clipping")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="exponential moving average of the weights")
     patience_epochs: int | None = Field(None, ge=1, description="early stopping; none: off")
-    evaluate_every_epochs: int = Field(1, ge=1)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    seed: int = Field(0, ge=0, lt=2**32)
+    evaluate_every_epochs: int = Field(1, ge=1, description="and after the last one")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass (autocast)")
+    seed: int = Field(0, ge=0, lt=2**32, description="of weights, order, augmentation and dropout")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the training step; none: all cores")
     deterministic: bool = Field(False, description="refuse operations without a deterministic algorithm")
     fallback: bool = declared(True, description="allow a smaller model of the task's ladder if this one does not fit")
@@ -90,7 +92,7 @@ class Saving(Settings):
     every_minutes: float = free(10.0, gt=0, description="time between checkpoints; one is written at every stop too")
     every_steps: int | None = free(None, ge=1, description="steps between checkpoints, in addition")
     keep: int = free(2, ge=1, le=1000, description="newest checkpoints kept beside the best weights")
-    keep_when_finished: Literal["best", "best_and_last"] = free("best_and_last")
+    keep_when_finished: Literal["best", "best_and_last"] = free("best_and_last", description="of a training stage")
 
 
 class TaskConfig(Settings):

@@ -89,9 +89,14 @@ class PlantsConfig(TaskConfig):
 
 def smoke() -> PlantsConfig:
     """A minute on a CPU: does everything work?"""
+    turned = Augmentation(crop_scale=(0.7, 1.0), vertical_flip=True, rotation_degrees=180)
     return PlantsConfig(
+        data=PlantsData(augment=turned),
         model=PlantsModel(name="minimal"),
-        train=Training(epochs=60, learning_rate=2e-3, warmup_fraction=0.05, ema_decay=0.95, threads=1),
+        loss=PlantsLoss(label_smoothing=0.1),
+        train=Training(
+            epochs=60, learning_rate=2e-3, weight_decay=0.1, warmup_fraction=0.05, ema_decay=0.95, threads=1
+        ),
     )
 
 
