@@ -377,15 +377,16 @@ def _opened(path: Path, rows: Sequence[Row], read: Read) -> Cache | None:
 def _make_room(target: Path, wanted_bytes: int, budget_bytes: int) -> int:
     """How many bytes the new cache may have, after removing other ones, the least recently used first."""
     free = shutil.disk_usage(target.parent).free - _KEPT_FREE_BYTES
-    others = [path for path in target.parent.iterdir() if (path / _META).is_file() and path != target]
-    sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in others}
-    for path in sorted(others, key=lambda other: other.stat().st_mtime_ns):
+    finished = (path for path in target.parent.iterdir() if not path.name.startswith(".tmp-"))
+    others = [path for path in finished if (path / _META).is_file() and path != target]
+    sizes = {path: sum(map(_size, path.glob("*"))) for path in others}
+    for path in sorted(others, key=_last_used):
         if min(budget_bytes - sum(sizes.values()), free) >= wanted_bytes:
             break
         if _remove_unless_used(path):
             free += sizes.pop(path)
     own = [*target.parent.glob(f".tmp-{target.name}-*/*.bin"), *target.glob("*.bin")]
-    return max(0, min(budget_bytes - sum(sizes.values()), free + sum(file.stat().st_size for file in own)))
+    return max(0, min(budget_bytes - sum(sizes.values()), free + sum(map(_size, own))))
 
 
 def _remove_unless_used(path: Path) -> bool:
@@ -403,6 +404,22 @@ def _remove_unless_used(path: Path) -> bool:
             raise
         return False
     return True
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; 0 if another process has moved it away since it was listed."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _last_used(folder: Path) -> int:
+    """When a cache was opened last, in nanoseconds; 0 if another process has removed it since it was listed."""
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _remove_dead_builds(folder: Path) -> None:
