@@ -379,14 +379,14 @@ def _make_room(target: Path, wanted_bytes: int, budget_bytes: int) -> int:
     free = shutil.disk_usage(target.parent).free - _KEPT_FREE_BYTES
     finished = (path for path in target.parent.iterdir() if not path.name.startswith(".tmp-"))
     others = [path for path in finished if (path / _META).is_file() and path != target]
-    sizes = {path: sum(map(_size, path.glob("*"))) for path in others}
+    sizes = {path: _bytes_in(path) for path in others}
     for path in sorted(others, key=_last_used):
         if min(budget_bytes - sum(sizes.values()), free) >= wanted_bytes:
             break
         if _remove_unless_used(path):
             free += sizes.pop(path)
-    own = [*target.parent.glob(f".tmp-{target.name}-*/*.bin"), *target.glob("*.bin")]
-    return max(0, min(budget_bytes - sum(sizes.values()), free + sum(map(_size, own))))
+    own = [target, *(path for path in target.parent.iterdir() if path.name.startswith(f".tmp-{target.name}-"))]
+    return max(0, min(budget_bytes - sum(sizes.values()), free + sum(map(_bytes_in, own))))
 
 
 def _remove_unless_used(path: Path) -> bool:
@@ -406,12 +406,13 @@ def _remove_unless_used(path: Path) -> bool:
     return True
 
 
-def _size(file: Path) -> int:
-    """Bytes of a file; 0 if another process has moved it away since it was listed."""
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:
-        return 0
+def _bytes_in(folder: Path) -> int:
+    """Bytes of the files in a folder; what another process has moved away since it was listed does not count."""
+    total = 0
+    with suppress(FileNotFoundError), os.scandir(folder) as files:
+        for file in files:
+            total += file.stat().st_size
+    return total
 
 
 def _last_used(folder: Path) -> int:
