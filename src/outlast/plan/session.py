@@ -7,6 +7,8 @@ build, and fit their checkpoints) were found right. `run.json` always says how t
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import inspect
 import os
 import shlex
 import time
@@ -235,9 +237,10 @@ def _roots(task: Task, asked: Request, preset: str, machine: Host, compute: Comp
 
 
 def _synthetic(task: Task, machine: Host, compute: Compute) -> Path:
-    """The task's synthetic set, written once per version into the cache."""
+    """The task's synthetic set, written once per version of its maker into the cache."""
 
-    folder = machine.scratch / "synthetic" / f"{task.name}-{metadata.version('outlast')}"
+    maker = hashlib.sha256(Path(inspect.getfile(task.synthetic)).read_bytes()).hexdigest()[:12]
+    folder = machine.scratch / "synthetic" / f"{task.name}-{maker}"
     if compute.main and not (folder / SYNTHETIC).is_file():
         say(f"making the synthetic set of {task.name} …")
         write_folder(folder, task.synthetic, {"task": task.name, "synthetic": True})
