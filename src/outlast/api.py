@@ -60,7 +60,7 @@ def evaluate(run: str | Path, *, data: str | Path | None = None) -> dict[str, An
     Returns {"task", "images", "metrics", ...}. Raises DataError if the labels do not fit the run.
     """
     from outlast.plan.deliver import Delivered
-    from outlast.plan.session import SYNTHETIC
+    from outlast.plan.sources import SYNTHETIC
 
     opened = Delivered(Path(run))
     root = Path(data) if data is not None else Path(opened.record["data"][opened.learner.name]["path"])

@@ -7,37 +7,32 @@ build, and fit their checkpoints) were found right. `run.json` always says how t
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import inspect
 import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from outlast import task as tasks
 from outlast.base.clock import Deadline, Durations, format_duration, parse_duration
-from outlast.base.files import TEMPORARY, locked, sha256, sweep, write_folder
+from outlast.base.files import TEMPORARY, locked, sha256, sweep
 from outlast.base.log import quiet, say, warn
 from outlast.config.identity import digest
 from outlast.config.load import resolve
 from outlast.config.schema import TaskConfig
-from outlast.data.split import freeze, obey
+from outlast.data.split import freeze
 from outlast.data.table import Examples
 from outlast.env import device, host, signals
 from outlast.env.host import Host
-from outlast.errors import DataNotFoundError, OutlastError, RunError, UsageError
+from outlast.errors import OutlastError, RunError, UsageError
 from outlast.loop.accel import Compute, check_precision, set_up
-from outlast.loop.samples import open_cache
-from outlast.plan import ledger, record, runner
+from outlast.plan import ledger, record, runner, sources
 from outlast.report import page
 from outlast.save import store
-from outlast.task import DATA, Predict, Stage, Task, Train, needed
-
-SYNTHETIC = "SYNTHETIC.txt"  # a data root that holds this file is synthetic, and so is all that is made from it
+from outlast.task import DATA, Stage, Task, Train, needed
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class Request:
     def command(self, run: Path, preset: str) -> str:
         """The command that goes on with this run."""
         words = ["outlast", "train", self.task]
-        for name, folder in parse_data(self.data).items():
+        for name, folder in sources.parse_data(self.data).items():
             words += ["--data", str(folder) if name == DATA else f"{name}={folder}"]
         words += ["--preset", preset, "--out", str(run)]
         words += ["--config", str(self.config)] if self.config else []
@@ -115,15 +110,19 @@ def run_session(asked: Request) -> dict[str, Any]:
         _check_stage(plan, asked.stage, run if exists else None)
         if asked.resume == "must":
             runner.check_progress(plan, run)
-        examples = _examples(plan, _roots(task, asked, preset, machine, compute), run if exists else None)
-        _check_samples(plan, examples, machine)
+        examples = sources.examples_of(
+            plan,
+            sources.roots(task, asked.data, preset, machine, compute, synthetic=asked.synthetic),
+            run if exists else None,
+        )
+        sources.check_samples(plan, examples, machine)
         runner.check_models(plan, examples, run, begun=exists, start_from=_beginnings(plan, asked))
         _set_aside(run, asked.resume, compute)
         session = Session(
             task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,
             deadline=asked.deadline or Deadline(seconds, machine.session_started), device_name=accelerator.name,
             command=asked.command(run, preset), warnings=warnings,
-            synthetic=any((item.root / SYNTHETIC).is_file() for item in examples.values()),
+            synthetic=any((item.root / sources.SYNTHETIC).is_file() for item in examples.values()),
         )  # fmt: skip
         return _go_on(session, asked)
 
@@ -140,11 +139,11 @@ def _go_on(session: Session, asked: Request) -> dict[str, Any]:
     if compute.main:
         sweep(run)
         for name, item in session.examples.items():
-            path = run / _split_name(name, session.examples)
+            path = run / sources.split_name(name, session.examples)
             if not path.is_file():
                 freeze(item.table, path, decided=("split", "fold"))
         kept.values["split_hash"] = digest(
-            [sha256(run / _split_name(name, session.examples)) for name in session.examples]
+            [sha256(run / sources.split_name(name, session.examples)) for name in session.examples]
         )
     kept.warn(session.warnings)
     kept.begin_session(compute.device.type)
@@ -197,87 +196,6 @@ def _go_on(session: Session, asked: Request) -> dict[str, Any]:
 def write_report(run: Path) -> Path:
     """Write the run's report.html with the figures of its task."""
     return page.write(run, tasks.find(record.load(run)["task"]).figures)
-
-
-def parse_data(data: Any) -> dict[str, Path]:
-    """{name: folder} from DIR, "NAME=DIR", a list of them, or a mapping. Raises UsageError."""
-    if data is None:
-        return {}
-    if isinstance(data, Mapping):
-        return {str(name): Path(folder) for name, folder in data.items()}
-    items = [data] if isinstance(data, str | Path) else list(data)
-    roots: dict[str, Path] = {}
-    for item in items:
-        if not str(item):
-            raise UsageError("--data is empty", hint="name the folder that holds the data (is a shell variable unset?)")
-        name, equals, folder = str(item).partition("=")
-        if not equals or not name.isidentifier() or Path(item).exists():
-            name, folder = DATA, str(item)
-        if name in roots:
-            raise UsageError(f"--data was given twice for {name!r}", hint="give each root once, as --data NAME=DIR")
-        roots[name] = Path(folder)
-    return roots
-
-
-def _roots(task: Task, asked: Request, preset: str, machine: Host, compute: Compute) -> dict[str, Path]:
-    """{name: folder} of the data that was given; the synthetic set if asked for, or if smoke finds no other."""
-    given = parse_data(asked.data)
-    if asked.synthetic and given:
-        raise UsageError("--synthetic and --data exclude each other", hint="leave one of them out")
-    if asked.synthetic:
-        return {DATA: _synthetic(task, machine, compute)}
-    if not given and preset == "smoke":
-        learner = next(iter(task.learners.values()))
-        try:
-            learner.examples(task.presets[preset](), {})
-        except DataNotFoundError:
-            say("no data set was given or found: the preset 'smoke' takes the synthetic one")
-            return {DATA: _synthetic(task, machine, compute)}
-    return given
-
-
-def _synthetic(task: Task, machine: Host, compute: Compute) -> Path:
-    """The task's synthetic set, written once per version of its maker into the cache."""
-
-    maker = hashlib.sha256(Path(inspect.getfile(task.synthetic)).read_bytes()).hexdigest()[:12]
-    folder = machine.scratch / "synthetic" / f"{task.name}-{maker}"
-    if compute.main and not (folder / SYNTHETIC).is_file():
-        say(f"making the synthetic set of {task.name} …")
-        write_folder(folder, task.synthetic, {"task": task.name, "synthetic": True})
-    compute.wait()
-    return folder
-
-
-def _examples(plan: Sequence[Stage], roots: Mapping[str, Path], run: Path | None) -> dict[str, Examples]:
-    """The examples of every learner in the plan; a run that exists keeps its frozen split."""
-
-    learners = {stage.learner.name: stage for stage in plan if not isinstance(stage, Predict) and stage.learner}
-    found = {}
-    for name, stage in learners.items():
-        assert stage.learner is not None
-        found[name] = stage.learner.examples(stage.config, roots)
-    if run is not None:
-        for name, item in found.items():
-            path = run / _split_name(name, found)
-            if path.is_file():
-                found[name] = replace(item, table=obey(item.table, path))
-        record.check_same_data(run, {name: item.fingerprint for name, item in found.items()})
-    return found
-
-
-def _check_samples(plan: Sequence[Stage], examples: Mapping[str, Examples], machine: Host) -> None:
-    """Decode every sample once before the run folder is touched: what is damaged shows here."""
-    decoded = set()
-    for stage in plan:
-        if isinstance(stage, Train) and stage.learner.name not in decoded:
-            open_cache(
-                stage.learner, stage.config, examples[stage.learner.name], machine.scratch, machine.cores
-            ).close()
-            decoded.add(stage.learner.name)
-
-
-def _split_name(learner: str, all_learners: Mapping[str, Any]) -> str:
-    return "split.csv" if len(all_learners) == 1 else f"split-{learner}.csv"
 
 
 def _check_run(run: Path, task: Task, config: TaskConfig, resume: str, warnings: list[str]) -> bool:
@@ -356,26 +274,13 @@ def _threads_so_far(run: Path, machine: Host) -> int | None:
     return threads if isinstance(threads, int) else None
 
 
-def _about_data(examples: Examples, made_up: bool) -> dict[str, Any]:
-    table = examples.table
-    counts = table["split"].value_counts().to_dict() if "split" in table.columns else {}
-    return {
-        "path": str(examples.root.resolve()),
-        "fingerprint": examples.fingerprint,
-        "synthetic": made_up,
-        "examples": len(table),
-        "splits": {str(name): int(count) for name, count in counts.items()},
-        "notes": list(examples.notes),
-    }
-
-
 def _provenance(session: Session) -> dict[str, Any]:
     """What every artefact carries."""
     return {
         "task": session.task.name,
         "preset": session.config.preset,
         "synthetic": session.synthetic,
-        "data": {name: _about_data(item, session.synthetic) for name, item in session.examples.items()},
+        "data": {name: sources.about_data(item, session.synthetic) for name, item in session.examples.items()},
         "versions": host.versions(),
     }
 

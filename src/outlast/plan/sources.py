@@ -1,0 +1,121 @@
+"""Which data a session trains on: folders, the examples of every learner with their frozen split, every sample read.
+
+Promises: data that changed since the run was begun is refused; every damaged file is found before the run folder is
+touched; a synthetic set is taken only where it was asked for, or by the preset "smoke" where there is no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from outlast.base.files import write_folder
+from outlast.base.log import say
+from outlast.data.split import obey
+from outlast.data.table import Examples
+from outlast.env.host import Host
+from outlast.errors import DataNotFoundError, UsageError
+from outlast.loop.accel import Compute
+from outlast.loop.samples import open_cache
+from outlast.plan import record
+from outlast.task import DATA, Predict, Stage, Task, Train
+
+SYNTHETIC = "SYNTHETIC.txt"  # a data root that holds this file is synthetic, and so is all that is made from it
+
+
+def parse_data(data: Any) -> dict[str, Path]:
+    """{name: folder} from DIR, "NAME=DIR", a list of them, or a mapping. Raises UsageError."""
+    if data is None:
+        return {}
+    if isinstance(data, Mapping):
+        return {str(name): Path(folder) for name, folder in data.items()}
+    items = [data] if isinstance(data, str | Path) else list(data)
+    roots: dict[str, Path] = {}
+    for item in items:
+        if not str(item):
+            raise UsageError("--data is empty", hint="name the folder that holds the data (is a shell variable unset?)")
+        name, equals, folder = str(item).partition("=")
+        if not equals or not name.isidentifier() or Path(item).exists():
+            name, folder = DATA, str(item)
+        if name in roots:
+            raise UsageError(f"--data was given twice for {name!r}", hint="give each root once, as --data NAME=DIR")
+        roots[name] = Path(folder)
+    return roots
+
+
+def roots(task: Task, data: Any, preset: str, machine: Host, compute: Compute, *, synthetic: bool) -> dict[str, Path]:
+    """{name: folder} of the data that was given; the synthetic set if asked for, or if smoke finds no other."""
+    given = parse_data(data)
+    if synthetic and given:
+        raise UsageError("--synthetic and --data exclude each other", hint="leave one of them out")
+    if synthetic:
+        return {DATA: _synthetic(task, machine, compute)}
+    if not given and preset == "smoke":
+        learner = next(iter(task.learners.values()))
+        try:
+            learner.examples(task.presets[preset](), {})
+        except DataNotFoundError:
+            say("no data set was given or found: the preset 'smoke' takes the synthetic one")
+            return {DATA: _synthetic(task, machine, compute)}
+    return given
+
+
+def _synthetic(task: Task, machine: Host, compute: Compute) -> Path:
+    """The task's synthetic set, written once per version of its maker into the cache."""
+
+    maker = hashlib.sha256(Path(inspect.getfile(task.synthetic)).read_bytes()).hexdigest()[:12]
+    folder = machine.scratch / "synthetic" / f"{task.name}-{maker}"
+    if compute.main and not (folder / SYNTHETIC).is_file():
+        say(f"making the synthetic set of {task.name} …")
+        write_folder(folder, task.synthetic, {"task": task.name, "synthetic": True})
+    compute.wait()
+    return folder
+
+
+def examples_of(plan: Sequence[Stage], roots: Mapping[str, Path], run: Path | None) -> dict[str, Examples]:
+    """The examples of every learner in the plan; a run that exists keeps its frozen split."""
+
+    learners = {stage.learner.name: stage for stage in plan if not isinstance(stage, Predict) and stage.learner}
+    found = {}
+    for name, stage in learners.items():
+        assert stage.learner is not None
+        found[name] = stage.learner.examples(stage.config, roots)
+    if run is not None:
+        for name, item in found.items():
+            path = run / split_name(name, found)
+            if path.is_file():
+                found[name] = replace(item, table=obey(item.table, path))
+        record.check_same_data(run, {name: item.fingerprint for name, item in found.items()})
+    return found
+
+
+def check_samples(plan: Sequence[Stage], examples: Mapping[str, Examples], machine: Host) -> None:
+    """Decode every sample once before the run folder is touched: what is damaged shows here."""
+    decoded = set()
+    for stage in plan:
+        if isinstance(stage, Train) and stage.learner.name not in decoded:
+            open_cache(
+                stage.learner, stage.config, examples[stage.learner.name], machine.scratch, machine.cores
+            ).close()
+            decoded.add(stage.learner.name)
+
+
+def split_name(learner: str, all_learners: Mapping[str, Any]) -> str:
+    return "split.csv" if len(all_learners) == 1 else f"split-{learner}.csv"
+
+
+def about_data(examples: Examples, made_up: bool) -> dict[str, Any]:
+    table = examples.table
+    counts = table["split"].value_counts().to_dict() if "split" in table.columns else {}
+    return {
+        "path": str(examples.root.resolve()),
+        "fingerprint": examples.fingerprint,
+        "synthetic": made_up,
+        "examples": len(table),
+        "splits": {str(name): int(count) for name, count in counts.items()},
+        "notes": list(examples.notes),
+    }
