@@ -39,7 +39,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a task until it is finished or the session must end; call it again to go on.
 
-    Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "score", "metrics"}.
+    Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
+    "stages_left"}; "stages" holds what each finished stage recorded, the scores among them.
     Raises the errors of `outlast.errors`; nothing is written before configuration and data were found right.
     """
     from outlast.plan.session import Request, run_session

@@ -26,7 +26,7 @@ from outlast.loop.train import train
 from outlast.plan import ledger
 from outlast.save import store
 from outlast.save.format import read_weights
-from outlast.save.resume import Resume, choose
+from outlast.save.resume import choose
 from outlast.task import Call, Inputs, Learner, Predict, Stage, Train, Work, needed, select, topological
 
 
@@ -47,7 +47,6 @@ class Surroundings:
     deadline: Deadline = field(default_factory=Deadline)
     durations: Durations = field(default_factory=Durations)
     stop: Callable[[], str | None] = lambda: None
-    resume: Resume = "auto"
     start_from: Mapping[str, Path] = field(default_factory=dict)  # weights to begin with, by training stage
     noted: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
     progressed: bool = False  # whether this session has done anything that the next one need not do again
@@ -144,7 +143,6 @@ def _train(stage: Train, folder: Path, identity: str, around: Surroundings, bega
             deadline=around.deadline,
             durations=around.durations,
             stop=around.stop,
-            resume=around.resume,
             start_from=around.start_from.get(stage.name),
             saved=lambda facts: around.noted(stage.name, facts),
         )

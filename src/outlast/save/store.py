@@ -52,11 +52,9 @@ def keep_best(stage: Path, step: int) -> None:
             remove_folder(folder)
 
 
-def newest(parent: Path, problems: list[str], *, at_most: int | None = None) -> Saved | None:
-    """The newest checkpoint under `parent` that verifies (up to step `at_most`); what doesn't goes to `problems`."""
+def newest(parent: Path, problems: list[str]) -> Saved | None:
+    """The newest checkpoint under `parent` that verifies; what doesn't goes to `problems`."""
     for step, folder in sorted(_steps(parent), reverse=True):
-        if at_most is not None and step > at_most:
-            continue
         try:
             return Saved(folder, step, verify_folder(folder))
         except CheckpointError as error:
