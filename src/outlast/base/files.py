@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from outlast.base.accident import reached
 from outlast.base.log import warn
 from outlast.errors import CheckpointError, RunError, UsageError
 
@@ -27,6 +28,7 @@ TEMPORARY = ".tmp-"  # prefix of what is being written; safe to delete when no p
 
 def sync_path(path: Path) -> None:
     """Force a file or folder to the disk. A file system that can't sync folders is accepted as it is."""
+    reached("write.sync")
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -39,19 +41,24 @@ def sync_path(path: Path) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` atomically: after a kill it holds the old bytes or the new ones."""
+    reached("write.open")
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
+            reached("write.data")
             stream.write(data)
             stream.flush()
+            reached("write.sync")
             os.fsync(stream.fileno())
         Path(name).chmod(0o666 & ~_umask())
+        reached("write.rename")
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     sync_path(path.parent)
+    reached("write.done")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -97,21 +104,26 @@ def write_folder(target: Path, fill: Callable[[Path], None], record: Mapping[str
     Order: files, their sync, manifest with `record` and every file's size and SHA-256, its sync, rename, sync of the
     parent. A folder that is already at `target` is replaced only after the new one is complete.
     """
+    reached("folder.open")
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{target.name}-", dir=target.parent))
     try:
         fill(folder)
         files = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            reached("folder.file")
             sync_path(path)
             files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        reached("folder.manifest")
         write_json(folder / MANIFEST, {**record, "files": files})
         for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
             sync_path(inner)
         folder.chmod(0o777 & ~_umask())
+        reached("folder.rename")
         if target.exists():
             outgoing = Path(tempfile.mkdtemp(prefix=REPLACED, dir=target.parent))
             target.replace(outgoing / target.name)
+            reached("folder.replace")
             folder.replace(target)
             shutil.rmtree(outgoing, ignore_errors=True)
         else:
@@ -120,6 +132,7 @@ def write_folder(target: Path, fill: Callable[[Path], None], record: Mapping[str
         shutil.rmtree(folder, ignore_errors=True)
         raise
     sync_path(target.parent)
+    reached("folder.done")
     return target
 
 
@@ -150,8 +163,10 @@ def verify_folder(folder: Path) -> dict[str, Any]:
 def remove_folder(folder: Path) -> None:
     """Remove a folder so that a kill in the middle can't leave a half that looks whole: renamed away first."""
     if folder.exists():
+        reached("remove.rename")
         outgoing = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}old-", dir=folder.parent))
         folder.replace(outgoing / folder.name)
+        reached("remove.files")
         shutil.rmtree(outgoing, ignore_errors=True)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from outlast.base.accident import reached
 from outlast.base.clock import Durations
 from outlast.base.log import Progress
 from outlast.config.schema import TaskConfig
@@ -40,6 +41,7 @@ def evaluate(
     metric = learner.metric(config, facts)
     plans = evaluation_plans(rows, 2 * micro_batch, compute.rank, compute.processes)
     for batch, outputs in _outputs(learner, config, model, loader, plans, compute):
+        reached("evaluate")
         metric.update(outputs, batch)
     others = compute.gather(metric)
     merged = others[0]
@@ -68,6 +70,7 @@ def predict(
         for number, part in enumerate(shards):
             mine = number % compute.processes == compute.rank
             began = time.monotonic()
+            reached("predict")
             if mine and not shard_path(folder, number).exists():
                 arrays = collect(learner, config, model, loader, part, names, compute, micro_batch)
                 write_shard(folder, number, [ids[row] for row in part], arrays)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from outlast.base.accident import reached
 from outlast.base.log import Progress, say, warn
 from outlast.errors import TaskError
 from outlast.loop.accel import unwrapped
@@ -103,16 +104,19 @@ class _Session:
         plans = order.plans(state.epoch, state.cursor, setup.micro_batch, compute.rank, compute.processes)
         batches = job.loader.batches(plans, augmented=True)
         for number in range(state.cursor, len(order.rows)):
+            reached("batch")
             rate = self._rate(state.step)
             count = order.micro_batches(number, setup.micro_batch, compute.rank, compute.processes)
             micro_batches = list(itertools.islice(batches, count))
             for batch in micro_batches:
                 batch["epochs"] = torch.tensor(state.epoch + number / len(order.rows))
+            reached("step")
             sums = setup.stepper.run(micro_batches, len(order.rows[number]), rate)
             if setup.average is not None:
                 setup.average.update_parameters(unwrapped(setup.model))
             state.step += 1
             state.cursor += 1
+            reached("stepped")
             self.watch.push(state.step, sums, [batch["row"] for batch in micro_batches])
             self.progress.update(state.step, f"epoch {state.epoch + 1}/{setup.epochs}", job.deadline.remaining())
             reason = self._reason_to_stop()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from outlast.base.accident import reached
 from outlast.base.files import read_json, sha256, write_json
 from outlast.config.identity import digest, identity
 from outlast.errors import RunError
@@ -79,6 +80,7 @@ def finish(
     folder: Path, stage: Stage, expected: str, outputs: list[Path], result: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
     """Record that the stage is done, with the size and hash of each output; from now on it counts."""
+    reached("finish")
     record = {
         "name": stage.name,
         "kind": kind(stage),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from outlast.base.accident import reached
 from outlast.base.clock import Deadline, Durations
 from outlast.base.files import sweep, write_folder
 from outlast.base.log import say
@@ -195,6 +196,7 @@ def _call(
     inputs = {name: around.run / name for name in needed(stage)}
 
     def fill(out: Path) -> None:
+        reached("call")
         results.update(stage.function(Work(stage.config, inputs, out, examples, around.synthetic)) or {})
         missing = [name for name in stage.makes if not (out / name).exists()]
         if missing:
