@@ -255,7 +255,7 @@ def ours(size: Size, data: Memory) -> None:
     ):
         compute = set_up(1, 2)
         stage = Train("train", learner, config, Rows(values=("train",)), Rows(values=("val",)))
-        deadline = Deadline(limit_seconds=9 * 3600)
+        deadline = Deadline.after(9 * 3600)
         train(Job(stage, Path("run"), examples, {}, loader, compute, {}, deadline, stop=lambda: request.reason))
 
 

@@ -8,6 +8,7 @@ OutlastError                what went wrong, where, and a `hint` that says what 
 ├── TaskError               an unknown task, or one that does not keep the contract
 ├── ModelError              an unknown architecture, weights that do not fit
 ├── CheckpointError         a checkpoint that is missing, damaged or of another model
+├── SaveError               what was trained can't be written to the disk
 ├── RunError                a run folder that does not fit what was asked
 └── TrainingError           training itself failed (non-finite loss, out of memory)
 
@@ -70,6 +71,10 @@ class ModelError(OutlastError):
 
 class CheckpointError(OutlastError):
     """A checkpoint is missing, damaged, or belongs to another model."""
+
+
+class SaveError(OutlastError):
+    """What was trained can't be written: the disk is full, read-only or failing."""
 
 
 class RunError(OutlastError):

@@ -1,6 +1,8 @@
+import time
+
 import pytest
 
-from outlast.base.clock import Deadline, Durations, format_duration, parse_duration
+from outlast.base.clock import Deadline, Durations, format_duration, parse_duration, youngs_interval
 from outlast.base.log import Progress
 from outlast.errors import UsageError
 
@@ -25,7 +27,7 @@ def test_durations_are_shown_short(seconds, text):
 
 def test_a_deadline_expires_when_the_reserve_is_all_that_is_left():
     now = [1000.0]
-    deadline = Deadline(60, started=990.0, now=lambda: now[0])
+    deadline = Deadline(1050.0, now=lambda: now[0])
     assert deadline.remaining() == 50
     assert not deadline.expired(40)
     now[0] = 1011.0
@@ -33,7 +35,17 @@ def test_a_deadline_expires_when_the_reserve_is_all_that_is_left():
 
 
 def test_without_a_limit_nothing_expires():
-    assert not Deadline(None).expired(1e9)
+    assert not Deadline().expired(1e9)
+    assert not Deadline().limited
+
+
+def test_a_limit_counts_from_when_the_session_began():
+    assert 49 < Deadline.after(60, since=time.time() - 10).remaining() <= 50
+    assert 59 < Deadline.after(60).remaining() <= 60
+
+
+def test_youngs_formula():
+    assert youngs_interval(cost_seconds=2, failure_seconds=3600) == 120
 
 
 def test_what_was_measured_is_set_aside_with_a_margin():

@@ -7,8 +7,8 @@ file). With OUTLAST_PLACES=FILE a process writes, when it ends, how often it cam
 sets both.
 
 Places: batch, step, stepped, evaluate, predict, call, finish; write.open, write.data, write.sync, write.rename,
-write.done (one file); folder.open, folder.file, folder.manifest, folder.rename, folder.replace, folder.done;
-remove.rename, remove.files.
+write.done (one file); write.append (metrics.jsonl); folder.open, folder.file, folder.manifest, folder.rename,
+folder.replace, folder.done; remove.rename, remove.files.
 """
 
 from __future__ import annotations

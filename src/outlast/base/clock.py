@@ -1,11 +1,13 @@
 """Time: durations as people write them, the deadline of a session, and how long things took.
 
 A session's clock begins where the platform's begins (the caller says when). `Deadline.expired(reserve)` is true as soon
-as the time that is left is no longer enough for what must still be done after the last step.
+as the time that is left is no longer enough for what must still be done after the last step. Everything that is
+measured against a deadline is measured on the deadline's own clock, which no one can set.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -41,21 +43,30 @@ def format_duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Deadline:
-    """The end of a session: `started` (seconds since the epoch) plus `limit_seconds`; without a limit it never ends."""
+    """The moment `ends_at`, on the clock `now` (seconds), at which a session must be over; `reason` says by what."""
 
-    limit_seconds: float | None = None
-    started: float = field(default_factory=time.time)
-    now: Callable[[], float] = time.time
+    ends_at: float = float("inf")
+    reason: str = "session limit"
+    now: Callable[[], float] = time.monotonic
+
+    @classmethod
+    def after(cls, seconds: float, reason: str = "session limit", *, since: float | None = None) -> Deadline:
+        """`seconds` from now on, or from the moment `since` (seconds since the epoch) on."""
+        passed = 0.0 if since is None else time.time() - since
+        return cls(time.monotonic() + seconds - passed, reason)
 
     def remaining(self) -> float:
-        """Seconds until the platform ends the session; infinite without a limit."""
-        if self.limit_seconds is None:
-            return float("inf")
-        return self.started + self.limit_seconds - self.now()
+        """Seconds that are left; infinite without a limit."""
+        return self.ends_at - self.now()
 
     def expired(self, reserve_seconds: float = 0.0) -> bool:
         """Whether no more than `reserve_seconds` are left."""
         return self.remaining() <= reserve_seconds
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is an end at all."""
+        return self.ends_at != float("inf")
 
 
 @dataclass
@@ -68,6 +79,14 @@ class Durations:
     def record(self, kind: str, seconds: float) -> None:
         self.longest[kind] = max(seconds, self.longest.get(kind, 0.0))
 
-    def expected(self, kind: str) -> float:
-        """What to set aside: half as much again as the longest so far."""
-        return 1.5 * self.longest.get(kind, self.guess_seconds)
+    def expected(self, *kinds: str) -> float:
+        """What to set aside for these kinds of work together: half as much again as the longest of each so far."""
+        return sum(1.5 * self.longest.get(kind, self.guess_seconds) for kind in kinds)
+
+
+def youngs_interval(cost_seconds: float, failure_seconds: float) -> float:
+    """Seconds between saves that cost `cost_seconds` each, where failures come every `failure_seconds` on average.
+
+    J. W. Young, A first order approximation to the optimum checkpoint interval, CACM 17(9), 1974: sqrt(2 C M).
+    """
+    return math.sqrt(2 * cost_seconds * failure_seconds)

@@ -136,8 +136,11 @@ def write_folder(target: Path, fill: Callable[[Path], None], record: Mapping[str
     return target
 
 
-def verify_folder(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder whose files all match it. Raises CheckpointError that names the first that does not."""
+def verify_folder(folder: Path, *, from_disk: bool = False) -> dict[str, Any]:
+    """The manifest of a folder whose files all match it. Raises CheckpointError that names the first that does not.
+
+    from_disk: read what is on the disk, not what the operating system still holds in memory, where it allows that.
+    """
     hint = "it is not used; remove it if you don't need it for a rescue"
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -155,6 +158,8 @@ def verify_folder(folder: Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{path} has {path.stat().st_size} bytes instead of {expected.get('bytes')}", hint=hint
             )
+        if from_disk:
+            _drop_cached(path)
         if sha256(path) != expected.get("sha256"):
             raise CheckpointError(f"{path} does not have the contents that were saved (SHA-256 differs)", hint=hint)
     return dict(manifest)
@@ -240,6 +245,12 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _drop_cached(path: Path) -> None:
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _umask() -> int:

@@ -91,6 +91,9 @@ class Saving(Settings):
 
     every_minutes: float = free(10.0, gt=0, description="time between checkpoints; one is written at every stop too")
     every_steps: int | None = free(None, ge=1, description="steps between checkpoints, in addition")
+    hours_between_failures: float | None = free(
+        None, gt=0, description="mean time between kills; if given, checkpoints follow Young's formula instead"
+    )
     keep: int = free(2, ge=1, le=1000, description="newest checkpoints kept beside the best weights")
     keep_when_finished: Literal["best", "best_and_last"] = free("best_and_last", description="of a training stage")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +61,7 @@ def predict(
     compute: Compute,
     micro_batch: int,
     durations: Durations,
+    now: Callable[[], float],
     stop: Callable[[], str | None] = lambda: None,
 ) -> str | None:
     """Write the outputs `names` of `rows` in shards; those that are there are kept. Returns why it stopped, or None."""
@@ -69,12 +69,12 @@ def predict(
     with Progress(f"predicting {folder.name}", len(shards)) as progress:
         for number, part in enumerate(shards):
             mine = number % compute.processes == compute.rank
-            began = time.monotonic()
+            began = now()
             reached("predict")
             if mine and not shard_path(folder, number).exists():
                 arrays = collect(learner, config, model, loader, part, names, compute, micro_batch)
                 write_shard(folder, number, [ids[row] for row in part], arrays)
-                durations.record("shard", time.monotonic() - began)
+                durations.record("shard", now() - began)
             reason = compute.share(stop())
             if reason and number + 1 < len(shards):
                 return str(reason)

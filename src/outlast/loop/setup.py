@@ -40,7 +40,8 @@ class Job:
     """A training stage with all that the loop needs to know about its surroundings.
 
     stop(): why the run should stop now (a signal), or None. record: provenance that every checkpoint carries.
-    saved(facts): told at every save how far this session has come.
+    saved(facts): told by the writer's thread, at every save, how far this session has come. afterwards: the kinds of
+    work that follow a stop, for which time is set aside.
     """
 
     stage: Train
@@ -56,6 +57,7 @@ class Job:
     resume: Resume = "auto"
     start_from: Path | None = None
     saved: Callable[[Mapping[str, Any]], None] = lambda facts: None
+    afterwards: tuple[str, ...] = ("report",)
 
     @property
     def learner(self) -> Learner:

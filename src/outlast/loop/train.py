@@ -7,12 +7,12 @@ done by whoever comes first, this session or the next.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
-import os
-import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,13 +25,12 @@ from outlast.loop.evaluate import evaluate
 from outlast.loop.memory import Fit
 from outlast.loop.optim import learning_rate
 from outlast.loop.samples import Epoch, epoch_order
+from outlast.loop.saving import Saver, failed
 from outlast.loop.setup import Job, Setup, build, choose_fit, model_hash, rows_of, snapshot, start
 from outlast.loop.step import LossWatch
 from outlast.save import store
 from outlast.save.resume import choose
 from outlast.state import RunState
-
-_FIRST_SAVE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -57,29 +56,30 @@ def train(job: Job) -> Outcome:
             f"it is not what it is with a whole batch of {job.config.train.batch_size}"
         )
     state = start(setup, job, choice)
-    session = _Session(job, setup, state, fit)
-    if job.compute.main:
-        session.truncate_metrics()
-        store.keep_best(job.folder, state.best_step)
-    state.sessions += 1
-    stopped = session.run()
-    return Outcome(stopped, session.result())
+    with contextlib.ExitStack() as stack:
+        saver = None
+        if job.compute.main:
+            _truncate(job.folder / "metrics.jsonl", state.metrics_bytes)
+            store.keep_best(job.folder, state.best_step)
+            saver = stack.enter_context(Saver(job.folder, state.step, job.config.saving, job.deadline, job.durations))
+        session = _Session(job, setup, state, fit, saver)
+        state.sessions += 1
+        return Outcome(session.run(), session.result())
 
 
 class _Session:
     """The live loop of one session; its only lasting state is `state`."""
 
-    def __init__(self, job: Job, setup: Setup, state: RunState, fit: Fit) -> None:
-        self.job, self.setup, self.state, self.fit = job, setup, state, fit
+    def __init__(self, job: Job, setup: Setup, state: RunState, fit: Fit, saver: Saver | None) -> None:
+        self.job, self.setup, self.state, self.fit, self.saver = job, setup, state, fit, saver
         self.from_step = state.step
         sums = state.ranks[job.compute.rank]["sums"] if job.compute.rank < len(state.ranks) else {}
         self.watch = LossWatch(dict(sums), job.compute.device.type == "cpu", self._names)
-        self.metrics_path = job.folder / "metrics.jsonl"
         self.record = {**job.record, "model_hash": model_hash(setup.model), "fit": asdict(fit)}
         self.total_steps = setup.epochs * setup.steps_per_epoch
-        self.saved_at, self.saved_step = time.monotonic(), state.step
         self.saved_position = (state.epoch, state.cursor) if state.sessions else None
-        self.resumed_at = time.monotonic()
+        self.now = job.deadline.now
+        self.resumed_at = self.now()
 
     def run(self) -> str | None:
         """All epochs that are left. Returns why it stopped, or None when training is finished."""
@@ -89,14 +89,13 @@ class _Session:
                 order = epoch_order(job.learner, job.config, job.examples.table, setup.fit, state.epoch)
                 if len(order.rows) != setup.steps_per_epoch:
                     raise TaskError(f"the sampler of {job.learner.name!r} gives epochs of different lengths")
-                evaluation = job.durations.expected("evaluate") if self._evaluation_is_due() else 0.0
-                reason = self._steps(order) or self._reason_to_stop(evaluation)
+                after_epoch = ("evaluate", "best") if self._evaluation_is_due() else ()
+                reason = self._reason_to_stop() or self._steps(order) or self._reason_to_stop(*after_epoch)
                 if reason:
-                    self._save()
+                    self._save_now()
                     return reason
                 self._end_epoch()
-            if self.saved_position != (state.epoch, state.cursor):
-                self._save()
+            self._save_now()
         return None
 
     def _steps(self, order: Epoch) -> str | None:
@@ -104,6 +103,7 @@ class _Session:
         plans = order.plans(state.epoch, state.cursor, setup.micro_batch, compute.rank, compute.processes)
         batches = job.loader.batches(plans, augmented=True)
         for number in range(state.cursor, len(order.rows)):
+            began = self.now()
             reached("batch")
             rate = self._rate(state.step)
             count = order.micro_batches(number, setup.micro_batch, compute.rank, compute.processes)
@@ -119,6 +119,7 @@ class _Session:
             reached("stepped")
             self.watch.push(state.step, sums, [batch["row"] for batch in micro_batches])
             self.progress.update(state.step, f"epoch {state.epoch + 1}/{setup.epochs}", job.deadline.remaining())
+            job.durations.record("step", self.now() - began)
             reason = self._reason_to_stop()
             if reason:
                 return reason
@@ -131,12 +132,12 @@ class _Session:
         self.watch.flush()
         if self._evaluation_is_due():
             self._same_buffers()
-            began = time.monotonic()
+            began = self.now()
             metrics = evaluate(
                 job.learner, job.config, setup.evaluated(), job.loader, setup.validate, job.examples.facts,
                 job.compute, setup.micro_batch,
             )  # fmt: skip
-            job.durations.record("evaluate", time.monotonic() - began)
+            job.durations.record("evaluate", self.now() - began)
             self._judge(metrics)
         state.epoch += 1
         state.cursor = 0
@@ -170,9 +171,9 @@ class _Session:
         # Equally good and later is kept: on a small validation split ties are frequent, and later weights saw more.
         if better or gain == best:
             state.best_score, state.best_step = score, state.step
-            if job.compute.main:
+            if self.saver is not None:
                 weights = self.setup.evaluated().state_dict()
-                store.save_best(job.folder, state.step, weights, {**self.record, "score": score, "metrics": metrics})
+                self.saver.best(state.step, weights, {**self.record, "score": score, "metrics": metrics})
         self._write_metrics(metrics, rate)
 
     def _write_metrics(self, metrics: dict[str, Any], rate: float) -> None:
@@ -190,22 +191,13 @@ class _Session:
             **{f"val_{name}": value for name, value in metrics.items() if isinstance(value, int | float)},
         }
         text = json.dumps({key: _finite(value) for key, value in line.items()}) + "\n"
-        if job.compute.main:
-            with self.metrics_path.open("ab") as stream:
-                stream.write(text.encode())
-                stream.flush()
-                os.fsync(stream.fileno())
+        if self.saver is not None:
+            self.saver.metrics(text, state.metrics_bytes)
         state.metrics_bytes += len(text.encode())
         name = job.learner.score[1:]
         best = " (best so far)" if state.best_step == state.step else ""
         loss = "" if line["train_loss"] is None else f"loss {line['train_loss']:.4f}, "
         say(f"epoch {state.epoch + 1}/{self.setup.epochs}: {loss}validation {name} {metrics[name]:.4f}{best}")
-
-    def truncate_metrics(self) -> None:
-        """Cut off what was written after the state that we go on from."""
-        self.metrics_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.metrics_path.open("ab") as stream:
-            stream.truncate(self.state.metrics_bytes)
 
     def _rate(self, step: int) -> float:
         factor = self.setup.plateau.factor if self.setup.plateau is not None else 1.0
@@ -215,42 +207,51 @@ class _Session:
         patience = self.job.config.train.patience_epochs
         return patience is not None and self.state.epochs_without_gain >= patience
 
-    def _reason_to_stop(self, extra_seconds: float = 0.0) -> str | None:
-        """Why to stop now; all processes get the same answer."""
+    def _reason_to_stop(self, *before: str) -> str | None:
+        """Why to stop now, the same for all processes. `before`: kinds of work that come before the next stop."""
         job = self.job
         reason = job.stop()
-        if reason is None and job.deadline.limit_seconds is not None:
-            reserve = job.durations.expected("save") + job.durations.expected("report") + extra_seconds
-            reason = "session limit" if job.deadline.expired(reserve) else None
+        if reason is None and job.deadline.expired(self._reserve(*before)):
+            reason = job.deadline.reason
         if job.compute.processes > 1 and job.compute.sums([float(reason is not None)])[0]:
             reasons: list[str | None] = job.compute.gather(reason)
             return next(each for each in reasons if each is not None)
         return reason
 
+    def _reserve(self, *before: str) -> float:
+        """Seconds to set aside: the next step, what is being written, the last save, and what comes after training."""
+        backlog = self.saver.backlog_seconds() if self.saver is not None else 0.0
+        return backlog + self.job.durations.expected(*before, "step", "save", *self.job.afterwards)
+
     def _save_is_due(self) -> bool:
-        saving = self.job.config.saving
-        due = time.monotonic() - self.saved_at >= 60 * saving.every_minutes
-        due = due or (saving.every_steps is not None and self.state.step - self.saved_step >= saving.every_steps)
-        # A session with a limit saves early once: how long that takes is what must be set aside at its end.
-        unknown = self.job.deadline.limit_seconds is not None and "save" not in self.job.durations.longest
-        due = due or (unknown and time.monotonic() - self.resumed_at >= _FIRST_SAVE_SECONDS)
+        due = self.saver is not None and self.saver.is_due(self.state.step, self._reserve())
         return bool(self.job.compute.share(due)) if self.job.compute.processes > 1 else due
 
     def _save(self) -> None:
+        """Copy the state; it is written while training goes on."""
         self.watch.flush()
         self._same_buffers()
-        began = time.monotonic()
-        self.state.train_seconds += began - self.resumed_at
-        self.resumed_at = began
+        now = self.now()
+        self.state.train_seconds += now - self.resumed_at
+        self.resumed_at = now
         state = snapshot(self.setup, self.job, self.state, self.watch.sums)
-        if self.job.compute.main:
-            store.save(self.job.folder, state, self.record, self.job.config.saving.keep)
-            store.keep_best(self.job.folder, state.best_step)
-        self.job.compute.wait()
-        self.saved_at, self.saved_step = time.monotonic(), state.step
+        if self.saver is not None:
+            facts = self._progress_facts()
+            self.saver.checkpoint(state, self.record, lambda: self.job.saved(facts))
         self.saved_position = (state.epoch, state.cursor)
-        self.job.durations.record("save", self.saved_at - began)
-        self.job.saved(self._progress_facts())
+
+    def _save_now(self) -> None:
+        """Save, unless just this was saved, and wait until it is on the disk. Raises SaveError."""
+        if self.saved_position != (self.state.epoch, self.state.cursor) or self._problem():
+            self._save()
+        if self._problem():
+            self._save()
+        if problem := self._problem():
+            raise failed(self.job.folder, problem)
+
+    def _problem(self) -> str | None:
+        problem: str | None = self.job.compute.share(self.saver.settle() if self.saver is not None else None)
+        return problem
 
     def _progress_facts(self) -> dict[str, Any]:
         resumed = f"step-{self.from_step:09d}" if self.from_step else None
@@ -261,6 +262,7 @@ class _Session:
             "resumed_from": resumed,
             "rung": {**asdict(self.fit), "wanted": wanted},
             "parameters": self.setup.parameters,
+            "stall_seconds": self.saver.stall_seconds if self.saver is not None else 0.0,
         }
 
     def _names(self, rows: Any) -> list[str]:
@@ -298,6 +300,13 @@ def _remembered_fit(job: Job) -> Fit | None:
     fit = Fit(**saved.manifest["fit"])
     declared = job.config.train.micro_batch
     return fit if declared is None else replace(fit, micro_batch=declared)
+
+
+def _truncate(path: Path, length: int) -> None:
+    """Cut off what was written after the state that we go on from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as stream:
+        stream.truncate(length)
 
 
 def _finite(value: Any) -> Any:

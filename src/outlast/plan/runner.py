@@ -50,6 +50,7 @@ class Surroundings:
     stop: Callable[[], str | None] = lambda: None
     start_from: Mapping[str, Path] = field(default_factory=dict)  # weights to begin with, by training stage
     noted: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
+    afterwards: tuple[str, ...] = ("report",)  # kinds of work that follow a stop, for which time is set aside
     progressed: bool = False  # whether this session has done anything that the next one need not do again
 
 
@@ -146,6 +147,7 @@ def _train(stage: Train, folder: Path, identity: str, around: Surroundings, bega
             stop=around.stop,
             start_from=around.start_from.get(stage.name),
             saved=lambda facts: around.noted(stage.name, facts),
+            afterwards=around.afterwards,
         )
         outcome = train(job)
     around.progressed |= outcome.result["steps"] > outcome.result["from_step"] or outcome.stopped is None
@@ -178,7 +180,7 @@ def _predict(
             reason = predict(
                 learner, config, model.to(around.compute.device), loader, rows, examples.table["id"].tolist(),
                 stage.outputs, folder, around.compute, int(saved.manifest["fit"]["micro_batch"]), around.durations,
-                lambda: _reason_to_stop(around, around.durations.expected("shard")),
+                around.deadline.now, lambda: _reason_to_stop(around, "shard"),
             )  # fmt: skip
         around.progressed = True  # at least one shard is done before it asks whether to stop
         if reason:
@@ -247,10 +249,11 @@ def _check_best(folder: Path, result: Mapping[str, Any]) -> None:
         )
 
 
-def _reason_to_stop(around: Surroundings, extra_seconds: float = 0.0) -> str | None:
+def _reason_to_stop(around: Surroundings, *before: str) -> str | None:
+    """Why to stop now; `before`: kinds of work that come before the next stop."""
     reason = around.stop()
-    if reason is None and around.deadline.expired(around.durations.expected("report") + extra_seconds):
-        reason = "session limit"
+    if reason is None and around.deadline.expired(around.durations.expected(*before, *around.afterwards)):
+        reason = around.deadline.reason
     return None if (answer := around.compute.share(reason)) is None else str(answer)
 
 

@@ -120,7 +120,7 @@ def run_session(asked: Request) -> dict[str, Any]:
         _set_aside(run, asked.resume, compute)
         session = Session(
             task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,
-            deadline=asked.deadline or Deadline(seconds, machine.session_started), device_name=accelerator.name,
+            deadline=asked.deadline or _deadline(seconds, machine), device_name=accelerator.name,
             command=asked.command(run, preset), warnings=warnings,
             synthetic=any((item.root / sources.SYNTHETIC).is_file() for item in examples.values()),
         )  # fmt: skip
@@ -248,8 +248,12 @@ def _check_stage(plan: Sequence[Stage], name: str | None, run: Path | None) -> N
         )
 
 
+def _deadline(limit_seconds: float | None, machine: Host) -> Deadline:
+    return Deadline() if limit_seconds is None else Deadline.after(limit_seconds, since=machine.session_started)
+
+
 def _reserve(durations: Durations) -> float:
-    return durations.expected("save") + durations.expected("report")
+    return durations.expected("step", "save", "report")
 
 
 def _beginnings(plan: Sequence[Stage], asked: Request) -> dict[str, Path]:

@@ -52,8 +52,8 @@ def read_state(folder: Path) -> RunState:
 
 
 def write_weights(path: Path, weights: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to one safetensors file; tensors that share memory are written as copies."""
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}, path, metadata)
+    """Write tensors to one safetensors file. No two of them may share memory."""
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path, metadata)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

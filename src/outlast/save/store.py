@@ -8,6 +8,7 @@ The manifest is the truth, LATEST is a hint for people. Nothing here decides whi
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from outlast.base.files import put_back, remove_folder, sweep, verify_folder, write_folder, write_text
+from outlast.base.log import warn
 from outlast.errors import CheckpointError
 from outlast.save.format import WEIGHTS, read_weights, write_state, write_weights
 from outlast.state import RunState
@@ -32,9 +34,22 @@ class Saved:
 
 
 def save(stage: Path, state: RunState, record: Mapping[str, Any], keep: int) -> Saved:
-    """Write the state, verify what is on the disk, move LATEST, and only then remove all but the newest `keep`."""
+    """Write the state, verify what is on the disk, move LATEST, and only then remove all but the newest `keep`.
+
+    On a full disk all but the newest verified checkpoint are given up for the new one. Raises OSError or
+    CheckpointError; what was there before is still there then.
+    """
     parent = stage / "checkpoints"
-    saved = _write(parent, state.step, lambda folder: write_state(folder, state), record)
+
+    def write() -> Saved:
+        return _write(parent, state.step, lambda folder: write_state(folder, state), record)
+
+    try:
+        saved = write()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _make_room(parent):
+            raise
+        saved = write()
     write_text(parent / "LATEST", saved.folder.name + "\n")
     _prune(parent, keep, saved)
     return saved
@@ -87,7 +102,17 @@ def clear_interrupted(stage: Path) -> None:
 
 def _write(parent: Path, step: int, fill: Callable[[Path], None], record: Mapping[str, Any]) -> Saved:
     folder = write_folder(parent / f"step-{step:09d}", fill, {"format": 1, "step": step, **record})
-    return Saved(folder, step, verify_folder(folder))
+    return Saved(folder, step, verify_folder(folder, from_disk=True))
+
+
+def _make_room(parent: Path) -> bool:
+    """Remove all checkpoints but the newest that verifies; whether there was anything to remove."""
+    good = newest(parent, [])
+    spare = [folder for _, folder in _steps(parent) if good is not None and folder != good.folder]
+    for folder in spare:
+        warn(f"the disk is full: {folder} is removed to make room; {good.folder.name if good else ''} is kept")
+        remove_folder(folder)
+    return bool(spare)
 
 
 def _steps(parent: Path) -> list[tuple[int, Path]]:
