@@ -32,12 +32,19 @@ def train(
     resume: Literal["auto", "must", "never"] = "auto",
     start_from: str | Path | None = None,
     session_limit: str | float | None = None,
+    time_limit: str | float | None = None,
+    quota_left: str | float | None = None,
+    quota_rate: float = 1.0,
     stage: str | None = None,
     synthetic: bool = False,
     fallback: bool = True,
     deadline: Deadline | None = None,
 ) -> dict[str, Any]:
     """Train a task until it is finished or the session must end; call it again to go on.
+
+    Durations are texts such as "9h", or seconds. It stops early enough before the earliest of three ends: that of the
+    session, of the accelerator's quota (`quota_left`, of which an hour costs `quota_rate` hours), and of the run's own
+    time over all its sessions (`time_limit`).
 
     Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
     "stages_left"}; "stages" holds what each finished stage recorded, the scores among them.
@@ -48,9 +55,10 @@ def train(
     return run_session(
         Request(
             task=task, data=data, out=Path(out) if out else None, preset=preset,
-            config=Path(config) if config else None,
-            overrides=overrides, resume=resume, start_from=Path(start_from) if start_from else None,
-            session_limit=session_limit, stage=stage, synthetic=synthetic, fallback=fallback, deadline=deadline,
+            config=Path(config) if config else None, overrides=overrides, resume=resume,
+            start_from=Path(start_from) if start_from else None, session_limit=session_limit, time_limit=time_limit,
+            quota_left=quota_left, quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=fallback,
+            deadline=deadline,
         )
     )  # fmt: skip
 

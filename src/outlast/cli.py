@@ -65,6 +65,9 @@ def train(
     resume: Annotated[str, typer.Option(help="auto, must or never.")] = "auto",
     start_from: Annotated[Path | None, typer.Option(help="Weights (.safetensors) to begin with.")] = None,
     session_limit: Annotated[str | None, typer.Option(help="Length of the session, such as 9h or 45m.")] = None,
+    time_limit: Annotated[str | None, typer.Option(help="Length of the run, over all its sessions.")] = None,
+    quota_left: Annotated[str | None, typer.Option(help="Accelerator quota at the session's start, as 12h.")] = None,
+    quota_rate: Annotated[float, typer.Option(help="Quota hours that an hour of session costs.")] = 1.0,
     stage: Annotated[str | None, typer.Option(help="Do only this stage of the plan.")] = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Train on the task's synthetic set.")] = False,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Never take a smaller model.")] = False,
@@ -77,7 +80,8 @@ def train(
         raise UsageError(f"--resume {resume!r} is not known", hint="choose auto, must or never")
     result = api.train(
         task, data=data, out=out, preset=preset, config=config, overrides=overrides or [], resume=resume,  # type: ignore[arg-type]
-        start_from=start_from, session_limit=session_limit, stage=stage, synthetic=synthetic, fallback=not no_fallback,
+        start_from=start_from, session_limit=session_limit, time_limit=time_limit, quota_left=quota_left,
+        quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=not no_fallback,
     )  # fmt: skip
     _print(result, as_json, "")
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import outlast
+from outlast.base.clock import Deadline
 from outlast.errors import CheckpointError, RunError, UsageError
 
 
@@ -82,8 +83,11 @@ def test_a_kill_before_a_training_is_recorded_costs_no_step(runs, monkeypatch):
 
 
 def test_a_session_that_is_too_short_for_anything_is_an_error(runs):
-    with pytest.raises(RunError, match="too short"):
+    with pytest.raises(RunError, match="there is no time to train: the session limit is too short, or used up"):
         runs(session_limit="1s")
+    assert not runs.folder.exists()
+    with pytest.raises(RunError, match="ended before anything could be done: the session limit left too little"):
+        runs(deadline=Deadline.after(2))
     assert json.loads((runs.folder / "run.json").read_text())["status"] == "stopped"
     assert runs()["status"] == "finished"
 

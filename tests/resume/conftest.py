@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import time
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from outlast.base.clock import Deadline
 from outlast.base.files import sha256
 from outlast.save.format import read_state
 from outlast.save.store import newest
+from outlast.state import RunState
 from toys import plan as toy
 
 
@@ -89,4 +91,19 @@ class Countdown(Deadline):
 
 @pytest.fixture
 def countdown():
-    return lambda asks: Countdown(asks=[asks])
+    return lambda asks, now=time.monotonic: Countdown(now=now, asks=[asks])
+
+
+@pytest.fixture
+def small_state():
+    """Makes a state of a few tensors at a step."""
+
+    def make(step):
+        return RunState(
+            model={"weight": torch.full((3, 2), float(step)), "bias": torch.arange(2)},
+            optimizer={"state": {0: {"exp_avg": torch.ones(3, 2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+            ranks=[{"generators": {"torch": torch.get_rng_state()}, "sums": {"weight": 1.0}}],
+            step=step,
+        )
+
+    return make

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from outlast.base.clock import Durations
 from outlast.base.log import Progress
 from outlast.config.schema import TaskConfig
 from outlast.data.loader import BatchPlan, Loader
+from outlast.data.sampler import batches_in
 from outlast.data.shards import shard_path, write_shard
 from outlast.errors import TaskError
 from outlast.loop.accel import Compute
@@ -35,13 +37,21 @@ def evaluate(
     facts: Any,
     compute: Compute,
     micro_batch: int,
-) -> dict[str, Any]:
-    """The learner's metrics over `rows` (positions in the table); every process gets the same numbers."""
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """The learner's metrics over `rows` (positions in the table); every process gets the same numbers.
+
+    None if stop() asked to give it up; it is asked before each batch, in all processes alike.
+    """
     metric = learner.metric(config, facts)
     plans = evaluation_plans(rows, 2 * micro_batch, compute.rank, compute.processes)
-    for batch, outputs in _outputs(learner, config, model, loader, plans, compute):
-        reached("evaluate")
-        metric.update(outputs, batch)
+    common = batches_in(len(rows) // compute.processes, 2 * micro_batch)  # one process may have one more
+    with contextlib.closing(_outputs(learner, config, model, loader, plans, compute)) as made:
+        for number, (batch, outputs) in enumerate(made):
+            if number < common and stop():
+                return None
+            reached("evaluate")
+            metric.update(outputs, batch)
     others = compute.gather(metric)
     merged = others[0]
     for other in others[1:]:
@@ -106,7 +116,7 @@ def collect(
 
 def _outputs(
     learner: Learner, config: TaskConfig, model: nn.Module, loader: Loader, plans: list[BatchPlan], compute: Compute
-) -> Iterator[tuple[Batch, Batch]]:
+) -> Generator[tuple[Batch, Batch], None, None]:
     training = model.training
     model.eval()
     try:

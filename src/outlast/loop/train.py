@@ -89,12 +89,10 @@ class _Session:
                 order = epoch_order(job.learner, job.config, job.examples.table, setup.fit, state.epoch)
                 if len(order.rows) != setup.steps_per_epoch:
                     raise TaskError(f"the sampler of {job.learner.name!r} gives epochs of different lengths")
-                after_epoch = ("evaluate", "best") if self._evaluation_is_due() else ()
-                reason = self._reason_to_stop() or self._steps(order) or self._reason_to_stop(*after_epoch)
+                reason = self._reason_to_stop() or self._steps(order) or self._end_epoch()
                 if reason:
                     self._save_now()
                     return reason
-                self._end_epoch()
             self._save_now()
         return None
 
@@ -127,21 +125,33 @@ class _Session:
                 self._save()
         return None
 
-    def _end_epoch(self) -> None:
-        job, setup, state = self.job, self.setup, self.state
+    def _end_epoch(self) -> str | None:
+        """Evaluate if it is time. Returns why it stopped before the epoch was at its end, or None."""
+        state = self.state
         self.watch.flush()
         if self._evaluation_is_due():
-            self._same_buffers()
-            began = self.now()
-            metrics = evaluate(
-                job.learner, job.config, setup.evaluated(), job.loader, setup.validate, job.examples.facts,
-                job.compute, setup.micro_batch,
-            )  # fmt: skip
-            job.durations.record("evaluate", self.now() - began)
+            reason = self._reason_to_stop("evaluate", "best")
+            metrics = None if reason else self._evaluated()
+            if metrics is None:
+                return reason or self._reason_to_stop("best")
             self._judge(metrics)
         state.epoch += 1
         state.cursor = 0
         self.watch.sums.clear()
+        return None
+
+    def _evaluated(self) -> dict[str, Any] | None:
+        """The metrics of the validation rows, or None if there is no time to finish them."""
+        job, setup = self.job, self.setup
+        self._same_buffers()
+        began = self.now()
+        metrics = evaluate(
+            job.learner, job.config, setup.evaluated(), job.loader, setup.validate, job.examples.facts,
+            job.compute, setup.micro_batch, lambda: self._reason_to_stop("best") is not None,
+        )  # fmt: skip
+        if metrics is not None:
+            job.durations.record("evaluate", self.now() - began)
+        return metrics
 
     def _evaluation_is_due(self) -> bool:
         number = self.state.epoch + 1

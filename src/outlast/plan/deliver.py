@@ -60,7 +60,9 @@ class Delivered:
         config, compute, cores = self.config, self.compute, self.machine.cores
         rows = np.arange(len(examples.table))
         with open_loader(self.learner, config, examples, self.machine.scratch, compute, cores) as loader:
-            return evaluate(self.learner, config, self.model(), loader, rows, self.facts, compute, self.micro_batch)
+            metrics = evaluate(self.learner, config, self.model(), loader, rows, self.facts, compute, self.micro_batch)
+        assert metrics is not None  # nothing asks it to stop
+        return metrics
 
     def outputs(self, examples: Examples) -> dict[str, np.ndarray]:
         """The learner's outputs for all examples, first axis = examples."""

@@ -7,12 +7,14 @@ refused before a file is touched.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from outlast.base.clock import Durations
 from outlast.base.files import read_json, write_json, write_text
 from outlast.config.identity import differences, digest, identity
 from outlast.config.load import read_config, to_yaml
@@ -68,18 +70,29 @@ def check_same_data(folder: Path, fingerprints: Mapping[str, str]) -> None:
 
 
 class RunRecord:
-    """The record of a run while a session of it goes on; every method leaves the file up to date."""
+    """The record of a run while a session of it goes on; every method leaves the file up to date.
 
-    def __init__(self, folder: Path, values: dict[str, Any], *, writes: bool) -> None:
-        self.folder, self.values, self.writes = folder, values, writes
-        self.began = time.monotonic()
+    durations: how long each kind of work took so far, in this and former sessions. Methods may be called from several
+    threads.
+    """
+
+    def __init__(self, folder: Path, values: dict[str, Any], *, writes: bool, began: float) -> None:
+        self.folder, self.values, self.writes, self.began = folder, values, writes, began
+        # What took long in the sessions before is set aside from the first step of this one.
+        self.durations = Durations(longest=dict(values.get("longest_seconds", {})))
+        self._lock = threading.RLock()
 
     @classmethod
-    def open(cls, folder: Path, config: TaskConfig, facts: Mapping[str, Any], *, writes: bool) -> RunRecord:
-        """Create the record or go on with the one there; `facts` are written over what was known."""
+    def open(
+        cls, folder: Path, config: TaskConfig, facts: Mapping[str, Any], *, writes: bool, began: float
+    ) -> RunRecord:
+        """Create the record or go on with the one there; `facts` are written over what was known.
+
+        began: when this session did, on the monotonic clock (seconds).
+        """
         values = load(folder) if is_run(folder) else {"format": 1, "created": now(), "sessions": [], "warnings": []}
         values = {**values, **facts, "config_hash": digest(identity(config, ("must",)))}
-        record = cls(folder, values, writes=writes)
+        record = cls(folder, values, writes=writes, began=began)
         if writes:
             folder.mkdir(parents=True, exist_ok=True)
             if not is_run(folder) or not (folder / "config.yaml").is_file():
@@ -98,6 +111,11 @@ class RunRecord:
 
     def note(self, stage: str, facts: Mapping[str, Any]) -> None:
         """What a training stage has done in this session so far; told at every save."""
+        with self._lock:
+            self._note(stage, facts)
+            self.save()
+
+    def _note(self, stage: str, facts: Mapping[str, Any]) -> None:
         session = self.values["sessions"][-1]
         session |= {name: facts[name] for name in ("from_step", "to_step", "resumed_from")}
         session |= {"stage": stage, "seconds": round(time.monotonic() - self.began, 1)}
@@ -108,7 +126,7 @@ class RunRecord:
             "name": rung["rung"], "wanted": rung["wanted"], "micro_batch": rung["micro_batch"], "reason": rung["reason"]
         }  # fmt: skip
         self.values.setdefault("parameters", {})[stage] = facts["parameters"]
-        self.save()
+        self.values.setdefault("stall_seconds", {})[stage] = facts["stall_seconds"]
 
     def warn(self, sentences: Sequence[str]) -> None:
         """Keep warnings that are not there yet."""
@@ -120,14 +138,25 @@ class RunRecord:
         session = self.values["sessions"][-1]
         seconds = round(time.monotonic() - self.began, 1)
         session |= {"ended": now(), "why_stopped": reason or status, "seconds": seconds}
-        spent = sum(item.get("seconds") or 0.0 for item in self.values["sessions"])
+        spent = _spent(self.values)
         self.values |= {"status": status, "reason": reason, "next_command": next_command, "seconds": {"total": spent}}
         self.save()
 
     def save(self) -> None:
         """Write run.json (the main process does)."""
         if self.writes:
-            write_json(self.folder / NAME, self.values)
+            with self._lock:
+                self.values["longest_seconds"] = dict(self.durations.longest)
+                write_json(self.folder / NAME, self.values)
+
+
+def seconds_spent(folder: Path) -> float:
+    """Seconds that all sessions of the run in `folder` took so far; 0 if there is no run."""
+    return _spent(load(folder)) if is_run(folder) else 0.0
+
+
+def _spent(values: Mapping[str, Any]) -> float:
+    return sum(item.get("seconds") or 0.0 for item in values["sessions"])
 
 
 def now() -> str:

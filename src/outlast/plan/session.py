@@ -48,19 +48,26 @@ class Request:
     resume: Literal["auto", "must", "never"] = "auto"
     start_from: Path | None = None
     session_limit: str | float | None = None
+    time_limit: str | float | None = None
+    quota_left: str | float | None = None
+    quota_rate: float = 1.0
     stage: str | None = None
     synthetic: bool = False
     fallback: bool = True
     deadline: Deadline | None = None
 
-    def command(self, run: Path, preset: str) -> str:
-        """The command that goes on with this run."""
+    def command(self, run: Path, preset: str, quota_used_seconds: float = 0.0) -> str:
+        """The command that goes on with this run, with the quota that is then left."""
         words = ["outlast", "train", self.task]
         for name, folder in sources.parse_data(self.data).items():
             words += ["--data", str(folder) if name == DATA else f"{name}={folder}"]
         words += ["--preset", preset, "--out", str(run)]
         words += ["--config", str(self.config)] if self.config else []
         words += ["--session-limit", str(self.session_limit)] if self.session_limit is not None else []
+        words += ["--time-limit", str(self.time_limit)] if self.time_limit is not None else []
+        if self.quota_left is not None:
+            words += ["--quota-left", f"{max(round(_seconds(self.quota_left) - quota_used_seconds), 0)}s"]
+            words += ["--quota-rate", f"{self.quota_rate:g}"] if self.quota_rate != 1 else []
         words += ["--start-from", str(self.start_from)] if self.start_from else []
         words += ["--stage", self.stage] if self.stage else []
         words += ["--synthetic"] if self.synthetic else []
@@ -81,27 +88,34 @@ class Session:
     machine: Host
     deadline: Deadline
     device_name: str
-    command: str
+    asked: Request
+    began: float  # on the monotonic clock
     synthetic: bool
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def command(self) -> str:
+        """The command that goes on with this run, as things stand now."""
+        used = (time.time() - self.machine.session_started) * self.asked.quota_rate
+        return self.asked.command(self.run, self.config.preset, used)
 
 
 def run_session(asked: Request) -> dict[str, Any]:
     """Do one session of what was asked for. Returns what `outlast.train` returns."""
+    began = time.monotonic()
     machine = host.detect()
     task = tasks.find(asked.task)
     preset = asked.preset or device.default_preset(list(task.presets))
     overrides = [*asked.overrides, *([] if asked.fallback else ["train.fallback=false"])]
     config, warnings = resolve(task.config, task.presets, preset, file=asked.config, overrides=overrides)
     run = asked.out or Path("runs") / f"{task.name.rpartition('.')[2]}-{preset}"
+    deadline = asked.deadline or _deadline(asked, machine, run, began)
     compute = set_up(config.train.threads or _threads_so_far(run, machine), machine.cores)
     quiet(not compute.main)
     check_precision(config.train.precision, compute.device)
     accelerator = device.detect()
     if asked.preset is None:
         say(f"preset {preset!r}, because this machine computes with {accelerator.name}; choose another with --preset")
-    limit = asked.session_limit
-    seconds = parse_duration(limit) if isinstance(limit, str) else limit
     busy = f"another process is training in {run}"
     with locked(run.parent / f".{run.name}.lock", busy) if compute.main else contextlib.nullcontext():
         exists = _check_run(run, task, config, asked.resume, warnings)
@@ -120,22 +134,23 @@ def run_session(asked: Request) -> dict[str, Any]:
         _set_aside(run, asked.resume, compute)
         session = Session(
             task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,
-            deadline=asked.deadline or _deadline(seconds, machine), device_name=accelerator.name,
-            command=asked.command(run, preset), warnings=warnings,
+            deadline=deadline, device_name=accelerator.name,
+            asked=asked, began=began, warnings=warnings,
             synthetic=any((item.root / sources.SYNTHETIC).is_file() for item in examples.values()),
         )  # fmt: skip
-        return _go_on(session, asked)
+        return _go_on(session)
 
 
-def _go_on(session: Session, asked: Request) -> dict[str, Any]:
+def _go_on(session: Session) -> dict[str, Any]:
     """Run the plan; the record is right before, during and after."""
-    run, compute = session.run, session.compute
+    run, compute, asked = session.run, session.compute, session.asked
     for sentence in [*session.warnings, *(note for item in session.examples.values() for note in item.notes)]:
         warn(sentence)
     if session.synthetic:
         say("SYNTHETIC: this run trains on made-up data; its numbers say nothing about real data")
     provenance = _provenance(session)
-    kept = record.RunRecord.open(run, session.config, {**provenance, **_facts(session)}, writes=compute.main)
+    facts = {**provenance, **_facts(session)}
+    kept = record.RunRecord.open(run, session.config, facts, writes=compute.main, began=session.began)
     if compute.main:
         sweep(run)
         for name, item in session.examples.items():
@@ -148,8 +163,10 @@ def _go_on(session: Session, asked: Request) -> dict[str, Any]:
     kept.warn(session.warnings)
     kept.begin_session(compute.device.type)
     # What took long in the sessions before is set aside from the first step of this one.
-    durations = Durations(longest=dict(kept.values.get("longest_seconds", {})))
-    kept.values["longest_seconds"] = durations.longest
+    durations = kept.durations
+    if session.deadline.limited:
+        # What was never measured may take long; in a long session there is time to be careful.
+        durations.guess_seconds = min(max(2.0, 0.02 * session.deadline.remaining()), 30.0)
     with signals.listen() as request:
         around = runner.Surroundings(
             run=run, examples=session.examples, compute=compute, scratch=session.machine.scratch,
@@ -169,16 +186,16 @@ def _go_on(session: Session, asked: Request) -> dict[str, Any]:
     why = stopped or (f"stages left: {', '.join(left)}" if left else None)
     next_command = session.command if status == "stopped" else None
     kept.end_session(status, why, next_command)
-    began = time.monotonic()
+    began = session.deadline.now()
     report = write_report(run) if compute.main else run / "report.html"
-    durations.record("report", time.monotonic() - began)
+    durations.record("report", session.deadline.now() - began)
     kept.save()
     compute.wait()
-    if stopped == "session limit" and not around.progressed:
+    if stopped == session.deadline.reason and not around.progressed:
         raise RunError(
-            f"the session ended before anything could be done: {asked.session_limit} is too short for getting ready "
+            f"the session ended before anything could be done: the {stopped} left too little for getting ready "
             f"(reading the data, building the model) and for the {format_duration(_reserve(durations))} set aside",
-            hint="give a longer --session-limit",
+            hint=f"give more with --{stopped.replace(' ', '-')}",
         )
     _say_end(session, why, report)
     return {
@@ -248,8 +265,34 @@ def _check_stage(plan: Sequence[Stage], name: str | None, run: Path | None) -> N
         )
 
 
-def _deadline(limit_seconds: float | None, machine: Host) -> Deadline:
-    return Deadline() if limit_seconds is None else Deadline.after(limit_seconds, since=machine.session_started)
+def _deadline(asked: Request, machine: Host, run: Path, began: float) -> Deadline:
+    """The earliest of the ends that were given. Raises RunError if there is no time at all.
+
+    Session and quota count from the session's start (the container's, on a platform); the time limit is the run's, over
+    all its sessions, and counts from the command.
+    """
+    ends = [Deadline()]
+    if asked.session_limit is not None:
+        ends.append(Deadline.after(_seconds(asked.session_limit), since=machine.session_started))
+    if asked.quota_left is not None:
+        if not asked.quota_rate > 0:
+            raise UsageError(f"--quota-rate {asked.quota_rate:g} is not a rate", hint="give a number such as 1.0")
+        session = _seconds(asked.quota_left) / asked.quota_rate
+        ends.append(Deadline.after(session, "quota left", since=machine.session_started))
+    if asked.time_limit is not None:
+        spent = record.seconds_spent(run)
+        ends.append(Deadline(began + _seconds(asked.time_limit) - spent, "time limit"))
+    first = min(ends, key=lambda end: end.ends_at)
+    if first.expired():
+        raise RunError(
+            f"there is no time to train: the {first.reason} is too short, or used up",
+            hint=f"give more with --{first.reason.replace(' ', '-')}; what was trained is kept",
+        )
+    return first
+
+
+def _seconds(duration: str | float) -> float:
+    return parse_duration(duration) if isinstance(duration, str) else float(duration)
 
 
 def _reserve(durations: Durations) -> float:
