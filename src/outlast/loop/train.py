@@ -35,9 +35,13 @@ from outlast.state import RunState
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a session of a training stage ended; `stopped` says why it stopped early, None if the stage is finished."""
+    """How a session of a training stage ended; `stopped` says why it stopped early, None if the stage is finished.
+
+    advanced: whether anything was done that the next session need not do again.
+    """
 
     stopped: str | None
+    advanced: bool
     result: dict[str, Any]
 
 
@@ -64,7 +68,9 @@ def train(job: Job) -> Outcome:
             saver = stack.enter_context(Saver(job.folder, state.step, job.config.saving, job.deadline, job.durations))
         session = _Session(job, setup, state, fit, saver)
         state.sessions += 1
-        return Outcome(session.run(), session.result())
+        began = (state.epoch, state.cursor)
+        stopped = session.run()
+        return Outcome(stopped, (state.epoch, state.cursor) != began, session.result())
 
 
 class _Session:

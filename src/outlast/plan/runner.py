@@ -150,7 +150,7 @@ def _train(stage: Train, folder: Path, identity: str, around: Surroundings, bega
             afterwards=around.afterwards,
         )
         outcome = train(job)
-    around.progressed |= outcome.result["steps"] > outcome.result["from_step"] or outcome.stopped is None
+    around.progressed |= outcome.advanced or outcome.stopped is None
     if outcome.stopped is None and around.compute.main:
         _check_best(folder, outcome.result)
         outputs = [path for path in (folder / "best").rglob("*") if path.is_file()]

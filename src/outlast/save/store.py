@@ -22,6 +22,7 @@ from outlast.save.format import WEIGHTS, read_weights, write_state, write_weight
 from outlast.state import RunState
 
 _NAME = re.compile(r"step-(\d{9,})")
+_known: dict[Path, tuple[object, dict[str, Any]]] = {}  # what was verified: its files as they were then, its manifest
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def newest(parent: Path, problems: list[str]) -> Saved | None:
     """The newest checkpoint under `parent` that verifies; what doesn't goes to `problems`."""
     for step, folder in sorted(_steps(parent), reverse=True):
         try:
-            return Saved(folder, step, verify_folder(folder))
+            return Saved(folder, step, _verified(folder))
         except CheckpointError as error:
             problems.append(error.message)
     return None
@@ -103,6 +104,15 @@ def clear_interrupted(stage: Path) -> None:
 def _write(parent: Path, step: int, fill: Callable[[Path], None], record: Mapping[str, Any]) -> Saved:
     folder = write_folder(parent / f"step-{step:09d}", fill, {"format": 1, "step": step, **record})
     return Saved(folder, step, verify_folder(folder, from_disk=True))
+
+
+def _verified(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder that verifies; what this process verified before is read again only if it changed."""
+    files = [path.stat() for path in sorted(folder.rglob("*"))]
+    now = [(file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in files]
+    if folder not in _known or _known[folder][0] != now:
+        _known[folder] = now, verify_folder(folder)
+    return _known[folder][1]
 
 
 def _make_room(parent: Path) -> bool:
