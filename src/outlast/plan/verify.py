@@ -259,7 +259,7 @@ def _text(result: Mapping[str, Any]) -> str:
         for kill in result["killed"]
     ]  # fmt: skip
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
     compared = result["compared"]
     lines += [
         "",
