@@ -39,7 +39,7 @@ def test_a_session_is_killed_wherever_it_starts(monkeypatch, seed, standing):
     }[standing.stages]
     every_session_begins_and_ends_with = ["write.open", "write.rename", "write.done"] * 3
     for target in draw(PLACES, 10, seed):
-        happen = accident.kill_at(script(target, standing, stages=2))
+        happen = accident.kill_along(script(target, standing, stages=2))
         with pytest.raises(Killed):
             for place in [*todo, *every_session_begins_and_ends_with]:
                 with monkeypatch.context() as patch:
@@ -65,7 +65,7 @@ def killed(process, number):
 
 
 def died_at(words, places, monkeypatch):
-    happen = accident.kill_at(words)
+    happen = accident.kill_along(words)
     monkeypatch.setattr(os, "kill", killed)
     for number, place in enumerate(places):
         try:

@@ -33,7 +33,12 @@ def reached(place: str) -> None:
         happen(place)
 
 
-def kill_at(script: str) -> Callable[[str], None]:
+def kill_at(place: str, count: int) -> Callable[[str], None]:
+    """A function for `happen`: this process dies when it comes to `place` for the n-th time."""
+    return kill_along(f"{place}:{count}")
+
+
+def kill_along(script: str) -> Callable[[str], None]:
     """A function for `happen`: this process dies at the end of the first route of `script` that it comes to."""
     routes = [[_stop(stop) for stop in route.split(">")] for route in script.split(",")]
     lock = threading.Lock()  # several threads write files
@@ -75,7 +80,7 @@ def _passes(route: list[tuple[str, int]], here: str) -> bool:
 
 def _from_environment() -> Callable[[str], None] | None:
     script, path = os.environ.get(ACCIDENT), os.environ.get(PLACES)
-    actions = [*([write_to(Path(path))] if path else []), *([kill_at(script)] if script else [])]
+    actions = [*([write_to(Path(path))] if path else []), *([kill_along(script)] if script else [])]
 
     def act(place: str) -> None:
         for action in actions:
