@@ -9,10 +9,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from outlast.api import demo, evaluate, export_weights, list_tasks, predict, status, train, write_report
+    from outlast.api import (
+        demo,
+        evaluate,
+        export_weights,
+        list_tasks,
+        predict,
+        status,
+        train,
+        verify_resume,
+        write_report,
+    )
 
 # None is called like a subpackage (tasks, report, export): importing one would put it in the function's place.
-__all__ = ["demo", "evaluate", "export_weights", "list_tasks", "predict", "status", "train", "write_report"]
+__all__ = [
+    "demo",
+    "evaluate",
+    "export_weights",
+    "list_tasks",
+    "predict",
+    "status",
+    "train",
+    "verify_resume",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -160,6 +160,32 @@ def write_report(run: str | Path) -> dict[str, Any]:
     return {"report": str(page), "text": text.summary(collect.collect(Path(run)))}
 
 
+def verify_resume(
+    task: str,
+    *,
+    data: str | Path | Mapping[str, str | Path] | Sequence[str] | None = None,
+    kills: int = 10,
+    seed: int = 0,
+    preset: str = "smoke",
+    overrides: Sequence[str] = (),
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """Train uninterrupted, then again with `kills` SIGKILLs at places drawn from `seed`, and compare everything.
+
+    Returns {"status": "equal" | "different", "kills", "differences", "compared", "steps_done_again", "first":
+    {"tensor", "step"}, "killed": one dict per kill, "different": one per difference, "folder": where the runs are kept
+    (`out`, or a temporary folder if they differ), ...}. Raises RunError if a session fails by itself.
+    """
+    from outlast.plan.verify import Wish, verify
+
+    return verify(
+        Wish(
+            task=task, data=data, kills=kills, seed=seed, preset=preset, overrides=overrides,
+            out=Path(out) if out else None,
+        )
+    )  # fmt: skip
+
+
 def demo(*, out: str | Path = "runs/demo") -> dict[str, Any]:
     """The main job in a minute or two on the synthetic leaves, with a stop and a resume in the middle."""
     from outlast.plan.demo import run_demo

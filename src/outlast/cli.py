@@ -86,6 +86,33 @@ def train(
     _print(result, as_json, "")
 
 
+@app.command("verify-resume")
+def verify_resume(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task (see `outlast tasks`) or a dotted module name.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as train.epochs=4.")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="DIR|NAME=DIR", help="The data; may be repeated with names.")
+    ] = None,
+    kills: Annotated[int, typer.Option(help="How often to kill it.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the places of the kills.")] = 0,
+    preset: Annotated[str, typer.Option(help="What to train: smoke, cpu, t4, full, ...")] = "smoke",
+    out: Annotated[Path | None, typer.Option(help="Keep both runs in this folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Kill a run at random places, resume it, compare with an uninterrupted one."""
+    from outlast import api
+
+    result = api.verify_resume(
+        task, data=data, kills=kills, seed=seed, preset=preset, overrides=overrides or [], out=out
+    )
+    text = result.pop("text")
+    _print(result, as_json, text)
+    if result["differences"]:
+        raise typer.Exit(1)
+
+
 @app.command("eval")
 def evaluate(
     run: RunFolder,

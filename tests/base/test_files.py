@@ -142,6 +142,30 @@ def test_a_lock_is_refused_to_a_second_holder(tmp_path):
         pass
 
 
+def test_a_lock_ends_with_the_process_that_took_it_though_its_workers_live_on(tmp_path):
+    script = """
+import os, signal, sys, time
+from pathlib import Path
+from outlast.base.files import locked
+with locked(Path(sys.argv[1]), "busy"):
+    worker = os.fork()
+    if worker == 0:
+        time.sleep(60)
+        os._exit(0)
+    print(worker, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    path = tmp_path / "lock"
+    with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True) as holder:
+        worker = int(holder.stdout.readline())
+        assert holder.wait() == -signal.SIGKILL
+        try:
+            with locked(path, "busy"):
+                os.kill(worker, 0)  # it is still there
+        finally:
+            os.kill(worker, signal.SIGKILL)
+
+
 def test_removing_a_folder_leaves_nothing(tmp_path):
     folder = write_folder(tmp_path / "one", two_files, {})
     remove_folder(folder)

@@ -1,10 +1,11 @@
 """Accidents on purpose: the places where a run may be killed, so that surviving a kill there can be tried.
 
-`reached(place)` stands in the code wherever something can be half done. It does nothing unless the environment variable
-OUTLAST_ACCIDENT names a place and a count, such as `step:7`: then the process kills itself with SIGKILL when it comes
-there for the seventh time. A name stands for all places that begin with it (`write.` for every moment of writing a
-file). With OUTLAST_PLACES=FILE a process writes, when it ends, how often it came to each place. `outlast verify-resume`
-sets both.
+`reached(place)` stands in the code wherever something can be half done. It does nothing unless one of two environment
+variables is set, as `outlast verify-resume` does. OUTLAST_ACCIDENT names a place and a count, such as `step:7`: the
+process kills itself with SIGKILL when it comes there for the seventh time. `stepped:20>write.:3` is a route: the third
+write after the twentieth step; `step:7,finish:1` are two routes, and the one that ends first counts. A name with a dot
+at its end stands for all places that begin so. With OUTLAST_PLACES=FILE each place is written there, a line each, as
+soon as it is reached and before anything happens at it.
 
 Places: batch, step, stepped, evaluate, predict, call, finish; write.open, write.data, write.sync, write.rename,
 write.done (one file); write.append (metrics.jsonl); folder.open, folder.file, folder.manifest, folder.rename,
@@ -13,12 +14,9 @@ folder.replace, folder.done; remove.rename, remove.files.
 
 from __future__ import annotations
 
-import atexit
-import json
 import os
 import signal
 import threading
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,40 +34,59 @@ def reached(place: str) -> None:
 
 
 def kill_at(place: str, count: int) -> Callable[[str], None]:
-    """A function for `happen`: this process dies when it comes for the n-th time to a place whose name begins so."""
-    seen = Counter[str]()
+    """A function for `happen`: this process dies when it comes to `place` for the n-th time."""
+    return kill_along(f"{place}:{count}")
+
+
+def kill_along(script: str) -> Callable[[str], None]:
+    """A function for `happen`: this process dies at the end of the first route of `script` that it comes to."""
+    routes = [[_stop(stop) for stop in route.split(">")] for route in script.split(",")]
     lock = threading.Lock()  # several threads write files
 
     def kill(here: str) -> None:
-        if here.startswith(place):
-            with lock:
-                seen[place] += 1
-                if seen[place] == count:
+        with lock:
+            for route in routes:
+                if _passes(route, here):
                     os.kill(os.getpid(), signal.SIGKILL)
 
     return kill
 
 
-def count_into(path: Path) -> Callable[[str], None]:
-    """A function for `happen` that counts, and writes the counts (JSON) when this process ends."""
-    seen = Counter[str]()
-    owner = os.getpid()  # forked loader workers inherit the exit handler
+def write_to(path: Path) -> Callable[[str], None]:
+    """A function for `happen` that appends every place to a file; what is written survives a SIGKILL."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
-    def write() -> None:
-        if os.getpid() == owner:
-            path.write_text(json.dumps(seen), encoding="utf-8")
+    def write(place: str) -> None:
+        os.write(descriptor, f"{place}\n".encode())
 
-    atexit.register(write)
-    return lambda place: seen.update([place])
+    return write
+
+
+def _stop(text: str) -> tuple[str, int]:
+    place, _, count = text.rpartition(":")
+    return place, int(count)
+
+
+def _passes(route: list[tuple[str, int]], here: str) -> bool:
+    """Whether the route ends here; its stops are used up one after another."""
+    if not route:
+        return False
+    place, count = route[0]
+    if here != place and not (place.endswith(".") and here.startswith(place)):
+        return False
+    route[:1] = [(place, count - 1)] if count > 1 else []
+    return not route
 
 
 def _from_environment() -> Callable[[str], None] | None:
-    if os.environ.get(ACCIDENT):
-        place, _, count = os.environ[ACCIDENT].rpartition(":")
-        return kill_at(place, int(count))
-    if os.environ.get(PLACES):
-        return count_into(Path(os.environ[PLACES]))
-    return None
+    script, path = os.environ.get(ACCIDENT), os.environ.get(PLACES)
+    actions = [*([write_to(Path(path))] if path else []), *([kill_along(script)] if script else [])]
+
+    def act(place: str) -> None:
+        for action in actions:
+            action(place)
+
+    return act if actions else None
 
 
 happen = _from_environment()

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from outlast.base.accident import reached
 from outlast.base.log import warn
@@ -233,11 +233,27 @@ def locked(path: Path, message: str) -> Iterator[None]:
                 warn(f"{path.parent} can't lock files ({error.strerror}): take care that one process trains at a time")
             if not _is_at(path, stream.fileno()):
                 continue  # the process that held it has just removed it: this lock keeps nobody out
+            _held.append(stream)
             try:
                 yield
             finally:
+                _held.remove(stream)
                 path.unlink(missing_ok=True)
             return
+
+
+# A lock is held until the last process that inherited it is gone. Forked workers outlive a killed process by seconds,
+# in which nobody could go on with its run.
+_held: list[IO[str]] = []
+
+
+def _let_go() -> None:
+    for stream in _held:
+        stream.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

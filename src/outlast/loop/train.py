@@ -20,6 +20,7 @@ import torch
 from outlast.base.accident import reached
 from outlast.base.log import Progress, say, warn
 from outlast.errors import TaskError
+from outlast.loop import trace
 from outlast.loop.accel import unwrapped
 from outlast.loop.evaluate import evaluate
 from outlast.loop.memory import Fit
@@ -81,6 +82,7 @@ class _Session:
         self.from_step = state.step
         sums = state.ranks[job.compute.rank]["sums"] if job.compute.rank < len(state.ranks) else {}
         self.watch = LossWatch(dict(sums), job.compute.device.type == "cpu", self._names)
+        self.trace = trace.from_environment(job.stage.name, job.compute.rank, self._names)
         self.record = {**job.record, "model_hash": model_hash(setup.model), "fit": asdict(fit)}
         self.total_steps = setup.epochs * setup.steps_per_epoch
         self.saved_position = (state.epoch, state.cursor) if state.sessions else None
@@ -120,6 +122,8 @@ class _Session:
                 setup.average.update_parameters(unwrapped(setup.model))
             state.step += 1
             state.cursor += 1
+            if self.trace is not None:
+                self.trace.append(state.step, micro_batches, sums)
             reached("stepped")
             self.watch.push(state.step, sums, [batch["row"] for batch in micro_batches])
             self.progress.update(state.step, f"epoch {state.epoch + 1}/{setup.epochs}", job.deadline.remaining())
