@@ -54,7 +54,7 @@ CHECKPOINTS = {
     "lightning": "checkpoints/*.ckpt",
     "transformers": "checkpoints/checkpoint-*",
 }
-EPOCH, SAVED, KILLED, TOTAL = 40, 50, 53, 120  # steps of the part `exact`
+EPOCH, SAVED, TOTAL = 40, 50, 120  # steps of the part `exact`
 CADENCE_SECONDS = 60.0
 
 
@@ -111,9 +111,16 @@ class Bench:
             raise SystemExit(f"{framework} {work} ended with {done.returncode}:\n{log.read_text()[-3000:]}")
         return {**json.loads(notes.read_text()), "weights": notes.with_suffix(".pt")}
 
-    def cut(self, framework: str, case: str, folder: str, step: int) -> None:
+    def cut(self, framework: str, case: str, folder: str, step: int, workers: int = 0) -> None:
         """Train from the start, save at `step`, die three steps later."""
-        self.run(framework, case, folder, save_every=step, steps=step + 3, settle=True)
+        self.run(framework, case, folder, save_every=step, steps=step + 3, workers=workers, settle=True)
+
+    def resume(self, framework: str, case: str, folder: str, step: int, **work: Any) -> dict[str, Any]:
+        """Go on from the checkpoint of `step`; that it did is checked by the optimizer's own count."""
+        noted = self.run(framework, case, folder, resume=True, **work)
+        if noted["optimizer_steps"] != step + work["steps"]:
+            raise SystemExit(f"{framework} did not go on from step {step}: {noted['optimizer_steps']} steps at the end")
+        return noted
 
     def fresh_folder(self) -> str:
         """The name of a folder for one use; the one before is removed."""
@@ -163,20 +170,18 @@ def measure_exact(bench: Bench, frameworks: list[str], scale: Scale) -> dict[str
         results[name] = []
         for case, workers in scale.variants:
             folder = f"{name}-{case}-{workers}"
-            whole = bench.run(name, case, f"{folder}-whole", save_every=SAVED, steps=TOTAL, workers=workers)
-            bench.run(name, case, folder, save_every=SAVED, steps=KILLED, workers=workers, settle=True)
-            rest = TOTAL - SAVED
-            ours = bench.run(name, case, folder, save_every=SAVED, steps=rest, workers=workers, resume=True)
-            if (ours["optimizer_steps"], whole["optimizer_steps"]) != (TOTAL, TOTAL):
-                raise SystemExit(f"{name} did not go on from step {SAVED}: {ours['optimizer_steps']} steps at the end")
+            work = {"save_every": SAVED, "workers": workers}
+            whole = bench.run(name, case, f"{folder}-whole", steps=TOTAL, **work)
+            bench.cut(name, case, folder, SAVED, workers=workers)
+            resumed = bench.resume(name, case, folder, SAVED, steps=TOTAL - SAVED, **work)
             results[name].append(
                 {
                     "case": case,
                     "workers": workers,
-                    "largest_difference": difference(whole["weights"], ours["weights"]),
-                    "same_samples": whole["order"][SAVED:] == ours["order"],
+                    "largest_difference": difference(whole["weights"], resumed["weights"]),
+                    "same_samples": whole["order"][SAVED:] == resumed["order"],
                     "same_samples_in_this_epoch": whole["order"][SAVED : 2 * EPOCH]
-                    == ours["order"][: 2 * EPOCH - SAVED],
+                    == resumed["order"][: 2 * EPOCH - SAVED],
                 }
             )
     return results
@@ -201,7 +206,7 @@ def measure_first(bench: Bench, frameworks: list[str], scale: Scale) -> dict[str
         for number in range(scale.rounds):
             for name in turned(frameworks, number):
                 fresh = bench.run(name, case, bench.fresh_folder(), save_every=1000, steps=1)
-                resumed = bench.run(name, case, f"{name}-{case}", save_every=1000, steps=1, resume=True)
+                resumed = bench.resume(name, case, f"{name}-{case}", 10, save_every=1000, steps=1)
                 rows[name]["parameters"] = fresh["parameters"]
                 rows[name]["fresh_seconds"].append(fresh["first_step_seconds"])
                 rows[name]["resumed_seconds"].append(resumed["first_step_seconds"])
@@ -227,9 +232,7 @@ def measure_position(bench: Bench, frameworks: list[str], scale: Scale) -> dict[
     for number in range(scale.rounds):
         for name in turned(frameworks, number):
             for label, step in (("near_seconds", near), ("far_seconds", far)):
-                noted = bench.run(name, scale.long_case, f"{name}-{step}", save_every=10**9, steps=1, resume=True)
-                if noted["optimizer_steps"] != step + 1:
-                    raise SystemExit(f"{name} did not go on from step {step} but from {noted['optimizer_steps'] - 1}")
+                noted = bench.resume(name, scale.long_case, f"{name}-{step}", step, save_every=10**9, steps=1)
                 results[name].setdefault(label, []).append(noted["first_step_seconds"])
     for row in results.values():
         row["far_to_near"] = ratio(row["far_seconds"], row["near_seconds"])

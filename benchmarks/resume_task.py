@@ -37,12 +37,11 @@ class Config(TaskConfig):
 
 
 def train(work: Work) -> None:
-    """Train, or go on with what is in the work's folder."""
+    """Train, or go on with what is in the work's folder: the same call, as a user would repeat it."""
     outlast.train(
         "benchmarks.resume_task",
         out=Path(work.folder) / "run",
         preset="bench",
-        resume="must" if work.resume else "never",
         overrides=[
             f"data.case={work.case}",
             f"train.batch_size={work.data.batch}",
