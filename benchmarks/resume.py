@@ -17,9 +17,11 @@ first     Seconds from just before a process is started to the end of its first 
 position  The same for an epoch of 110,000 steps of tiny samples, resumed at step 10 and at step 100,000 in turn; both
           checkpoints were really trained to.
 stall     25 million parameters, a save every 2 K steps. Stall: the time between the two steps around a save less the
-          usual one. Cost: the K steps after a save less the K steps after those, so that what a writer in the
-          background takes from the training counts. The larger of the two per 60 s is the overhead. Beside them, how
-          long outlast.save.store.save takes for the same state in the same process: written, synced, hashed, verified.
+          usual one; also as processor time of the thread that trains, which a busy machine does not disturb but which
+          leaves out waiting for the disk. Cost: the K steps after a save less the K steps after those, so that what a
+          writer in the background takes from the training counts. The larger of stall and cost per 60 s is the
+          overhead. Beside them, how long outlast.save.store.save takes for the same state in the same process:
+          written, synced, hashed, verified.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -96,7 +99,7 @@ class Bench:
         log = self.scratch / "log"
         environment = {
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "OUTLAST_CACHE": str(self.scratch / "cache"),
             "OMP_NUM_THREADS": str(self.threads),
             "HF_HUB_OFFLINE": "1",
@@ -135,7 +138,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(NEEDS))
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the training, in all of them")
     parser.add_argument("--scratch", type=Path, help="where checkpoints are written; none: a temporary folder")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, help="write every single number to this file, too")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.worker:
@@ -147,20 +150,19 @@ def main() -> None:
     wanted = asked.only or scale.frameworks
     frameworks = [name for name in wanted if all(importlib.util.find_spec(package) for package in NEEDS[name])]
     results: dict[str, Any] = {"about": about(frameworks, asked.threads)}
-    say = (lambda text: None) if asked.json else (lambda text: print(text, flush=True))
-    say(json.dumps(results["about"]))
+    print(json.dumps(results["about"]), flush=True)
     for absent in sorted(set(wanted) - set(frameworks)):
         print(f"{absent} is left out: it needs {', '.join(NEEDS[absent])}", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:
         for part in asked.parts:
             measure, table = PARTS[part]
             results[part] = measure(Bench(Path(scratch), asked.threads), frameworks, scale)
-            say(f"\n{part}\n" + table(results[part]))
+            print(f"\n{part}\n{table(results[part])}", flush=True)
+            if asked.json:
+                asked.json.write_text(json.dumps(results, indent=1))
             for path in Path(scratch).iterdir():  # checkpoints of 300 MB each
                 if path.name != "cache":
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if asked.json:
-        print(json.dumps(results, indent=1))
 
 
 def measure_exact(bench: Bench, frameworks: list[str], scale: Scale) -> dict[str, Any]:
@@ -242,7 +244,7 @@ def measure_position(bench: Bench, frameworks: list[str], scale: Scale) -> dict[
 def measure_stall(bench: Bench, frameworks: list[str], scale: Scale) -> dict[str, Any]:
     """{framework: seconds of each save's stall and cost, of a usual step, and of synchronous saves}."""
     window = scale.window
-    lists = ("stall_seconds", "cost_seconds", "step_seconds", "synchronous_save_seconds")
+    lists = ("stall_seconds", "processor_stall_seconds", "cost_seconds", "step_seconds", "synchronous_save_seconds")
     results: dict[str, Any] = {name: {key: [] for key in lists} for name in frameworks}
     for number in range(scale.stall_rounds):
         for name in turned(frameworks, number):
@@ -250,16 +252,22 @@ def measure_stall(bench: Bench, frameworks: list[str], scale: Scale) -> dict[str
                 name, "large", bench.fresh_folder(), save_every=2 * window, steps=2 * window * (scale.saves + 1),
                 settle=True, synchronous_saves=3,
             )  # fmt: skip
-            gaps = [later - earlier for earlier, later in zip(noted["times"], noted["times"][1:], strict=False)]
+            gaps, processor_gaps = between(noted["times"]), between(noted["processor_times"])
+            row = results[name]
             for save in range(1, scale.saves + 1):
                 first = 2 * window * save - 1  # the time between the two steps around this save
-                with_save, without = gaps[first : first + window], gaps[first + window : first + 2 * window]
-                usual = statistics.median(without)
-                results[name]["stall_seconds"].append(gaps[first] - usual)
-                results[name]["cost_seconds"].append(sum(with_save) - sum(without))
-                results[name]["step_seconds"].append(usual)
-            results[name]["synchronous_save_seconds"] += noted.get("synchronous_save_seconds", [])
+                after, later = slice(first, first + window), slice(first + window, first + 2 * window)
+                row["step_seconds"].append(statistics.median(gaps[later]))
+                row["stall_seconds"].append(gaps[first] - row["step_seconds"][-1])
+                row["processor_stall_seconds"].append(processor_gaps[first] - statistics.median(processor_gaps[later]))
+                row["cost_seconds"].append(sum(gaps[after]) - sum(gaps[later]))
+            row["synchronous_save_seconds"] += noted.get("synchronous_save_seconds", [])
     return results
+
+
+def between(times: list[float]) -> list[float]:
+    """The time from each step to the next."""
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 def table_exact(results: dict[str, Any]) -> str:
@@ -304,9 +312,16 @@ def table_stall(results: dict[str, Any]) -> str:
         stall, cost = statistics.median(row["stall_seconds"]), statistics.median(row["cost_seconds"])
         share = f"{stall / statistics.median(synchronous):.1%}" if synchronous else "-"
         overhead = f"{max(cost, stall) / CADENCE_SECONDS:.2%}"
-        rows.append([name, seconds(row["step_seconds"]), seconds(row["stall_seconds"]), seconds(row["cost_seconds"])])
-        rows[-1] += [share, overhead]
-    text = aligned(["", "step s", "stall s", "cost s", "stall / synchronous save", "overhead every 60 s"], rows)
+        rows.append(
+            [
+                name,
+                *(seconds(row[f"{key}_seconds"]) for key in ("step", "stall", "processor_stall", "cost")),
+                share,
+                overhead,
+            ]
+        )
+    heads = ["", "step s", "stall s", "stall, processor s", "cost s", "stall / synchronous save", "overhead every 60 s"]
+    text = aligned(heads, rows)
     return text + (f"\na synchronous save of ours: {seconds(synchronous)} s" if synchronous else "")
 
 

@@ -90,6 +90,7 @@ class Meter:
     def __init__(self, work: Work, at_end: Callable[[], dict[str, Any]] | None = None) -> None:
         self.work, self.at_end = work, at_end
         self.times: list[float] = []
+        self.processor_times: list[float] = []  # of the thread that trains
         self.order: list[list[int]] = []
         self.samples: list[int] = []
         self.model: nn.Module | None = None
@@ -105,6 +106,7 @@ class Meter:
         if optimizer.param_groups[0]["lr"] == 0:
             return  # Outlast tries out a step to see whether it fits into memory; it is no step of the training
         self.times.append(time.monotonic())
+        self.processor_times.append(time.thread_time())
         self.order.append(samples)
         if len(self.times) >= self.work.steps:
             self._end(optimizer)
@@ -115,6 +117,7 @@ class Meter:
         noted = {
             "first_step_seconds": self.times[0] - self.work.began,
             "times": self.times,
+            "processor_times": self.processor_times,
             "order": self.order,
             "optimizer_steps": int(optimizer.state[parameter]["step"]),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
