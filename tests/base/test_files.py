@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from outlast.base.files import (
     put_back,
     read_json,
     remove_folder,
+    sha256,
     sweep,
     verify_folder,
     write_folder,
@@ -19,6 +21,12 @@ from outlast.base.files import (
     write_text,
 )
 from outlast.errors import CheckpointError, RunError
+
+
+def sealed(manifest):
+    """A manifest with the checksum that an attacker would give it too."""
+    text = json.dumps(manifest, sort_keys=True)
+    return {**manifest, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def two_files(folder):
@@ -56,9 +64,9 @@ def test_any_damage_is_found_and_named(tmp_path, damage):
 
 def test_a_manifest_that_points_outside_is_refused(tmp_path):
     folder = write_folder(tmp_path / "one", two_files, {})
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["../secret"] = {"bytes": 1, "sha256": "0"}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    write_json(folder / "manifest.json", sealed({"files": {"../secret": {"bytes": 1, "sha256": sha256(secret)}}}))
     with pytest.raises(CheckpointError, match="outside its folder"):
         verify_folder(folder)
 

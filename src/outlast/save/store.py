@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outlast.base.files import put_back, remove_folder, sweep, verify_folder, write_folder, write_text
+from outlast.base.files import (
+    REPLACED,
+    put_back,
+    read_manifest,
+    remove_folder,
+    sweep,
+    verify_folder,
+    write_folder,
+    write_text,
+)
+from outlast.base.log import warn
 from outlast.errors import CheckpointError
 from outlast.save.format import WEIGHTS, read_weights, write_state, write_weights
 from outlast.state import RunState
@@ -32,10 +42,17 @@ class Saved:
 
 
 def save(stage: Path, state: RunState, record: Mapping[str, Any], keep: int) -> Saved:
-    """Write the state, verify what is on the disk, move LATEST, and only then remove all but the newest `keep`."""
+    """Write the state, verify what is on the disk, move LATEST, and only then remove all but the newest `keep`.
+
+    Raises CheckpointError if the state could not be saved; the checkpoints before it are untouched then. What fails
+    after that (LATEST, the removal of old ones) takes nothing from the new checkpoint and is a warning.
+    """
     parent = stage / "checkpoints"
     saved = _write(parent, state.step, lambda folder: write_state(folder, state), record)
-    write_text(parent / "LATEST", saved.folder.name + "\n")
+    try:
+        write_text(parent / "LATEST", saved.folder.name + "\n")
+    except OSError as error:
+        warn(f"{parent / 'LATEST'} cannot be written ({error.strerror}); {saved.folder.name} is saved all the same")
     _prune(parent, keep, saved)
     return saved
 
@@ -49,12 +66,17 @@ def keep_best(stage: Path, step: int) -> None:
     """Remove all best weights but those of `step`: the best that the newest checkpoint knows of."""
     for other, folder in _steps(stage / "best"):
         if other != step:
-            remove_folder(folder)
+            _remove(folder)
 
 
 def newest(parent: Path, problems: list[str]) -> Saved | None:
-    """The newest checkpoint under `parent` that verifies; what doesn't goes to `problems`."""
-    for step, folder in sorted(_steps(parent), reverse=True):
+    """The newest checkpoint under `parent` that verifies; what doesn't goes to `problems`.
+
+    A checkpoint that a kill has left aside, while a newer one was taking its name, counts too.
+    """
+    aside = [found for outgoing in parent.glob(f"{REPLACED}*") for found in _steps(outgoing)]
+    newest_first = sorted([*_steps(parent), *aside], key=lambda found: (found[0], found[1].parent == parent))[::-1]
+    for step, folder in newest_first:
         try:
             return Saved(folder, step, verify_folder(folder))
         except CheckpointError as error:
@@ -86,8 +108,15 @@ def clear_interrupted(stage: Path) -> None:
 
 
 def _write(parent: Path, step: int, fill: Callable[[Path], None], record: Mapping[str, Any]) -> Saved:
-    folder = write_folder(parent / f"step-{step:09d}", fill, {"format": 1, "step": step, **record})
-    return Saved(folder, step, verify_folder(folder))
+    target = parent / f"step-{step:09d}"
+    try:
+        folder = write_folder(target, fill, {"format": 1, "step": step, **record})
+    except OSError as error:
+        raise CheckpointError(
+            f"{target} could not be saved: {error.strerror or error}",
+            hint=f"see to the disk of {parent}; what was saved before is still there",
+        ) from error
+    return Saved(folder, step, read_manifest(folder))
 
 
 def _steps(parent: Path) -> list[tuple[int, Path]]:
@@ -97,7 +126,15 @@ def _steps(parent: Path) -> list[tuple[int, Path]]:
     return [(int(match[1]), path) for match, path in found if match]
 
 
-def _prune(parent: Path, keep: int, verified: Saved) -> None:
-    older = sorted((step, folder) for step, folder in _steps(parent) if folder != verified.folder)
+def _prune(parent: Path, keep: int, saved: Saved) -> None:
+    # One of a later step was passed over when the run went on from an earlier one: it takes no good one's place.
+    older = sorted((step, folder) for step, folder in _steps(parent) if step < saved.step)
     for _, folder in older[: max(len(older) - (keep - 1), 0)]:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    try:
         remove_folder(folder)
+    except OSError as error:
+        warn(f"{folder} is not needed any more, but cannot be removed ({error.strerror})")
