@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import math
@@ -155,3 +156,20 @@ def test_removing_a_folder_leaves_nothing(tmp_path):
     remove_folder(folder)
     remove_folder(folder)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_synced_is_accepted_and_one_whose_disk_fails_is_not(tmp_path, monkeypatch):
+    sync = os.fsync
+    answer = []
+
+    def answers(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(answer[0], os.strerror(answer[0]))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", answers)
+    answer[:] = [errno.EINVAL]
+    write_folder(tmp_path / "one", two_files, {})
+    answer[:] = [errno.EIO]
+    with pytest.raises(OSError, match="Input/output error"):
+        write_folder(tmp_path / "two", two_files, {})

@@ -11,11 +11,14 @@ from outlast.state import RunState
 MODEL = "the model"  # its hash, as a checkpoint's record has it
 
 
-def state(step):
-    """A whole state, as small as it gets, in which every tensor tells the step."""
+def state(step, values=1):
+    """A whole state, as small as it gets, in which every tensor tells the step; `values`: in the optimizer."""
     return RunState(
         model={"weight": torch.full((4, 3), float(step)), "bias": torch.full((3,), float(step))},
-        optimizer={"state": {0: {"step": torch.tensor(float(step))}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        optimizer={
+            "state": {0: {"step": torch.full((values,), float(step))}},
+            "param_groups": [{"lr": 0.1, "params": [0]}],
+        },
         ranks=[{"generators": {"torch": torch.get_rng_state()[:16]}, "sums": {"weight": float(step)}}],
         step=step,
         rung="toy",
@@ -29,8 +32,8 @@ class Stage:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
 
-    def save(self, step, keep=2):
-        return store.save(self.folder, state(step), {"model_hash": MODEL}, keep)
+    def save(self, step, keep=2, values=1):
+        return store.save(self.folder, state(step, values), {"model_hash": MODEL}, keep)
 
     def start(self):
         return choose(self.folder, "auto", model_hash=MODEL)

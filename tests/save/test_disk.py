@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-ROOM = range(12)  # pages of 4 KiB that are free when a save begins; it needs fewer than the most of them
+ROOM = range(16)  # pages of 4 KiB that are free when a save begins; it needs fewer than the most of them
 
 SESSION = """
 import json, os, subprocess, sys
@@ -24,7 +24,7 @@ filler = disk / "filler"
 
 def attempt(stage, step):
     try:
-        stage.save(step)
+        stage.save(step, values=5000)
         failed = None
     except CheckpointError as error:
         failed = error.message

@@ -1,7 +1,7 @@
 """Whatever happens to a save, the next start finds the newest checkpoint that verifies: the new one or the one before.
 
 Every place that a save passes is tried, with an end of the process there and with each error that a disk can give.
-Nothing here depends on who calls `store.save`. Damage that comes later is in test_damage.py, real disks are in
+Nothing here depends on who calls `store.save`. Damage that comes later is in test_damaged.py, real disks are in
 test_disk.py.
 """
 
