@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from bad_input.conftest import SETTINGS, photo, write_leaves
-from outlast.base.files import sha256
+from outlast.base.files import read_manifest, write_manifest
 
 
 @pytest.fixture
@@ -87,12 +87,9 @@ def test_a_damaged_record_is_named(a_run, train_again, name, content):
     train_again(run, data, names=run / name)
 
 
-def as_saved(folder):
+def as_saved(folder, **changes):
     """Make the manifest of a checkpoint agree with its files, as if it had been saved so."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for name in manifest["files"]:
-        manifest["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, {**read_manifest(folder), **changes})
 
 
 def checkpoint(run):
@@ -104,9 +101,7 @@ def test_a_checkpoint_of_another_model_is_refused(half_a_run, train_again):
     run, data = half_a_run
     folder = checkpoint(run)
     save_file({"stem.weight": torch.zeros(3, 3)}, folder / "model.safetensors")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "model_hash": "another"}))
-    as_saved(folder)
+    as_saved(folder, model_hash="another")
     train_again(run, data, names=[folder, "another model"])
 
 

@@ -1,3 +1,5 @@
+import errno
+import hashlib
 import json
 import math
 import os
@@ -12,6 +14,7 @@ from outlast.base.files import (
     put_back,
     read_json,
     remove_folder,
+    sha256,
     sweep,
     verify_folder,
     write_folder,
@@ -19,6 +22,12 @@ from outlast.base.files import (
     write_text,
 )
 from outlast.errors import CheckpointError, RunError
+
+
+def sealed(manifest):
+    """A manifest with the checksum that an attacker would give it too."""
+    text = json.dumps(manifest, sort_keys=True)
+    return {**manifest, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def two_files(folder):
@@ -56,9 +65,9 @@ def test_any_damage_is_found_and_named(tmp_path, damage):
 
 def test_a_manifest_that_points_outside_is_refused(tmp_path):
     folder = write_folder(tmp_path / "one", two_files, {})
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["../secret"] = {"bytes": 1, "sha256": "0"}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    write_json(folder / "manifest.json", sealed({"files": {"../secret": {"bytes": 1, "sha256": sha256(secret)}}}))
     with pytest.raises(CheckpointError, match="outside its folder"):
         verify_folder(folder)
 
@@ -171,3 +180,20 @@ def test_removing_a_folder_leaves_nothing(tmp_path):
     remove_folder(folder)
     remove_folder(folder)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_synced_is_accepted_and_one_whose_disk_fails_is_not(tmp_path, monkeypatch):
+    sync = os.fsync
+    answer = []
+
+    def answers(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(answer[0], os.strerror(answer[0]))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", answers)
+    answer[:] = [errno.EINVAL]
+    write_folder(tmp_path / "one", two_files, {})
+    answer[:] = [errno.EIO]
+    with pytest.raises(OSError, match="Input/output error"):
+        write_folder(tmp_path / "two", two_files, {})

@@ -8,9 +8,11 @@ compares a folder with its manifest. Nothing here knows what the files mean.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,18 +24,20 @@ from outlast.base.log import warn
 from outlast.errors import CheckpointError, RunError, UsageError
 
 MANIFEST = "manifest.json"
+_SEAL = "sha256"  # of the manifest's own contents: a flipped bit in it must not pass for another model's checkpoint
 REPLACED = ".tmp-replaced-"  # holds a folder while a newer one takes its name
+_FAILED = {errno.EIO, errno.ENOSPC, errno.EDQUOT}  # the disk did not take it
 TEMPORARY = ".tmp-"  # prefix of what is being written; safe to delete when no process writes
 
 
 def sync_path(path: Path) -> None:
-    """Force a file or folder to the disk. A file system that can't sync folders is accepted as it is."""
+    """Force a file or folder to the disk. A file system that can't sync folders is accepted, one that fails is not."""
     reached("write.sync")
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError:
-        if not path.is_dir():
+    except OSError as error:
+        if error.errno in _FAILED or not path.is_dir():
             raise
     finally:
         os.close(descriptor)
@@ -43,19 +47,18 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` atomically: after a kill it holds the old bytes or the new ones."""
     reached("write.open")
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent)
+    temporary = _temporary(path)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with temporary.open("xb") as stream:
             reached("write.data")
             stream.write(data)
             stream.flush()
             reached("write.sync")
             os.fsync(stream.fileno())
-        Path(name).chmod(0o666 & ~_umask())
         reached("write.rename")
-        Path(name).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_path(path.parent)
     reached("write.done")
@@ -101,33 +104,22 @@ def sha256(path: Path) -> str:
 def write_folder(target: Path, fill: Callable[[Path], None], record: Mapping[str, Any]) -> Path:
     """Make the folder `target` appear at once, with all that `fill(folder)` wrote and a manifest, or not at all.
 
-    Order: files, their sync, manifest with `record` and every file's size and SHA-256, its sync, rename, sync of the
-    parent. A folder that is already at `target` is replaced only after the new one is complete.
+    Order: files, their sync, manifest with `record`, every file's size and SHA-256 and its own, its sync, verification
+    of what lies there, rename, sync of the parent. A folder that is already at `target` is replaced only then.
+    Raises OSError, and CheckpointError if what was written is not what can be read.
     """
     reached("folder.open")
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{target.name}-", dir=target.parent))
+    folder = _temporary(target)
+    folder.mkdir()
     try:
         fill(folder)
-        files = {}
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            reached("folder.file")
-            sync_path(path)
-            files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        reached("folder.manifest")
-        write_json(folder / MANIFEST, {**record, "files": files})
+        write_manifest(folder, record)
         for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
             sync_path(inner)
-        folder.chmod(0o777 & ~_umask())
+        verify_folder(folder, from_disk=True)
         reached("folder.rename")
-        if target.exists():
-            outgoing = Path(tempfile.mkdtemp(prefix=REPLACED, dir=target.parent))
-            target.replace(outgoing / target.name)
-            reached("folder.replace")
-            folder.replace(target)
-            shutil.rmtree(outgoing, ignore_errors=True)
-        else:
-            folder.replace(target)
+        _take_name(folder, target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -136,41 +128,100 @@ def write_folder(target: Path, fill: Callable[[Path], None], record: Mapping[str
     return target
 
 
+def write_manifest(folder: Path, record: Mapping[str, Any]) -> None:
+    """Sync all files of a folder, then write its manifest over them: `record`, their sizes and SHA-256, and its own."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST):
+        reached("folder.file")
+        sync_path(path)
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    reached("folder.manifest")
+    manifest = plain({**record, "files": files})
+    write_json(folder / MANIFEST, {**manifest, _SEAL: _seal(manifest)})
+
+
+def _take_name(folder: Path, target: Path) -> None:
+    if not target.exists():
+        folder.replace(target)
+        return
+    outgoing = Path(tempfile.mkdtemp(prefix=REPLACED, dir=target.parent))
+    target.replace(outgoing / target.name)
+    try:
+        reached("folder.replace")
+        folder.replace(target)
+    except OSError:
+        (outgoing / target.name).replace(target)
+        raise
+    finally:
+        if target.exists():
+            shutil.rmtree(outgoing, ignore_errors=True)
+
+
 def verify_folder(folder: Path, *, from_disk: bool = False) -> dict[str, Any]:
     """The manifest of a folder whose files all match it. Raises CheckpointError that names the first that does not.
 
     from_disk: read what is on the disk, not what the operating system still holds in memory, where it allows that.
     """
-    hint = "it is not used; remove it if you don't need it for a rescue"
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"].items()
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{folder / MANIFEST} is missing or damaged ({error})", hint=hint) from error
-    for name, expected in files:
-        relative = PurePosixPath(name)
-        if relative.is_absolute() or ".." in relative.parts:
-            raise CheckpointError(f"{folder / MANIFEST} names a file outside its folder: {name!r}", hint=hint)
-        path = folder / relative
+    manifest = read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not _is_inside(folder, name):
+            raise _damage(f"{folder / MANIFEST} names a file outside its folder: {name!r}")
         if not path.is_file():
-            raise CheckpointError(f"{path} is missing", hint=hint)
-        if path.stat().st_size != expected.get("bytes"):
-            raise CheckpointError(
-                f"{path} has {path.stat().st_size} bytes instead of {expected.get('bytes')}", hint=hint
-            )
-        if from_disk:
-            _drop_cached(path)
-        if sha256(path) != expected.get("sha256"):
-            raise CheckpointError(f"{path} does not have the contents that were saved (SHA-256 differs)", hint=hint)
+            raise _damage(f"{path} is missing")
+        try:
+            if from_disk:
+                _drop_cached(path)
+            size, found = path.stat().st_size, sha256(path)
+        except OSError as error:
+            raise _damage(f"{path} cannot be read: {error.strerror}") from error
+        if size != expected["bytes"]:
+            raise _damage(f"{path} has {size} bytes instead of {expected['bytes']}")
+        if found != expected["sha256"]:
+            raise _damage(f"{path} does not have the contents that were saved (SHA-256 differs)")
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, whole and its own; its files are not looked at. Raises CheckpointError."""
+    path = folder / MANIFEST
+    try:
+        if path.is_symlink():
+            raise ValueError("it is a link")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        seal = manifest.pop(_SEAL)
+        parts = [(item["bytes"], item["sha256"]) for item in manifest["files"].values()]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise _damage(f"{path} is missing or damaged ({error})") from error
+    if seal != _seal(manifest) or any(type(size) is not int or type(digest) is not str for size, digest in parts):
+        raise _damage(f"{path} is damaged (it does not have the contents that were saved)")
     return dict(manifest)
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether a name means a file of the folder: also a link may not lead out of it."""
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts or "\0" in name:
+        return False
+    return Path(os.path.realpath(folder / relative)).is_relative_to(os.path.realpath(folder))
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of what a manifest says, however it is laid out."""
+    text = json.dumps(manifest, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _damage(sentence: str) -> CheckpointError:
+    return CheckpointError(sentence, hint="it is not used; remove it if you don't need it for a rescue")
 
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder so that a kill in the middle can't leave a half that looks whole: renamed away first."""
     if folder.exists():
         reached("remove.rename")
-        outgoing = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}old-", dir=folder.parent))
-        folder.replace(outgoing / folder.name)
+        outgoing = _temporary(folder)  # a rename alone: a full disk may not have room for one more folder
+        folder.replace(outgoing)
         reached("remove.files")
         shutil.rmtree(outgoing, ignore_errors=True)
 
@@ -269,7 +320,6 @@ def _drop_cached(path: Path) -> None:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _temporary(path: Path) -> Path:
+    """A free name beside `path` for what is not to be found under its own."""
+    return path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,23 @@ from outlast.state import RunState, training_part
 
 WEIGHTS = "model.safetensors"
 TRAINING = "training.pt"
+# What torch's restricted unpickler has been seen to raise on bytes that nothing of ours wrote.
+_UNREADABLE = (
+    OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError,
+    AssertionError, MemoryError, struct.error,
+)  # fmt: skip
 
 
 def write_state(folder: Path, state: RunState) -> None:
-    """Write the files of a checkpoint into an existing folder."""
+    """Write the files of a checkpoint into an existing folder. Raises OSError or CheckpointError."""
     write_weights(folder / WEIGHTS, state.model)
-    torch.save(training_part(state), folder / TRAINING)
+    with (folder / TRAINING).open("wb") as stream:
+        try:
+            torch.save(training_part(state), stream)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None  # torch puts a sentence about positions in its place
+            raise
 
 
 def read_state(folder: Path) -> RunState:
@@ -29,7 +41,7 @@ def read_state(folder: Path) -> RunState:
     path = folder / TRAINING
     try:
         part = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         # Torch's own sentence about a pickle advises to execute it.
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         code = "it can't be read without executing code"
@@ -44,7 +56,7 @@ def read_state(folder: Path) -> RunState:
             f"{path} does not hold the state of this version of Outlast",
             details=[
                 f"missing: {', '.join(sorted(expected - given))}",
-                f"unknown: {', '.join(sorted(given - expected))}",
+                f"unknown: {', '.join(sorted(map(str, given - expected)))}",
             ],
             hint="resume with the version of Outlast that wrote it (run.json names it)",
         )
@@ -52,8 +64,16 @@ def read_state(folder: Path) -> RunState:
 
 
 def write_weights(path: Path, weights: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to one safetensors file. No two of them may share memory."""
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path, metadata)
+    """Write tensors to one safetensors file. No two of them may share memory.
+
+    Raises CheckpointError that names the file.
+    """
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path, metadata)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be written: {error}", hint="see to the disk; what was there before is untouched"
+        ) from error
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

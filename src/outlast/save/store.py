@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outlast.base.files import put_back, remove_folder, sweep, verify_folder, write_folder, write_text
+from outlast.base.files import (
+    REPLACED,
+    put_back,
+    read_manifest,
+    remove_folder,
+    sweep,
+    verify_folder,
+    write_folder,
+    write_text,
+)
 from outlast.base.log import warn
 from outlast.errors import CheckpointError
 from outlast.save.format import WEIGHTS, read_weights, write_state, write_weights
@@ -37,8 +46,9 @@ class Saved:
 def save(stage: Path, state: RunState, record: Mapping[str, Any], keep: int) -> Saved:
     """Write the state, verify what is on the disk, move LATEST, and only then remove all but the newest `keep`.
 
-    On a full disk all but the newest verified checkpoint are given up for the new one. Raises OSError or
-    CheckpointError; what was there before is still there then.
+    On a full disk all but the newest verified checkpoint are given up for the new one. Raises CheckpointError if the
+    state could not be saved; what was there before is still there then. What fails after that (LATEST, the removal of
+    old ones) takes nothing from the new checkpoint and is a warning.
     """
     parent = stage / "checkpoints"
 
@@ -47,11 +57,14 @@ def save(stage: Path, state: RunState, record: Mapping[str, Any], keep: int) -> 
 
     try:
         saved = write()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _make_room(parent):
+    except CheckpointError as error:
+        if not _disk_is_full(error) or not _make_room(parent):
             raise
         saved = write()
-    write_text(parent / "LATEST", saved.folder.name + "\n")
+    try:
+        write_text(parent / "LATEST", saved.folder.name + "\n")
+    except OSError as error:
+        warn(f"{parent / 'LATEST'} cannot be written ({error.strerror}); {saved.folder.name} is saved all the same")
     _prune(parent, keep, saved)
     return saved
 
@@ -65,12 +78,17 @@ def keep_best(stage: Path, step: int) -> None:
     """Remove all best weights but those of `step`: the best that the newest checkpoint knows of."""
     for other, folder in _steps(stage / "best"):
         if other != step:
-            remove_folder(folder)
+            _remove(folder)
 
 
 def newest(parent: Path, problems: list[str]) -> Saved | None:
-    """The newest checkpoint under `parent` that verifies; what doesn't goes to `problems`."""
-    for step, folder in sorted(_steps(parent), reverse=True):
+    """The newest checkpoint under `parent` that verifies; what doesn't goes to `problems`.
+
+    A checkpoint that a kill has left aside, while a newer one was taking its name, counts too.
+    """
+    aside = [found for outgoing in parent.glob(f"{REPLACED}*") for found in _steps(outgoing)]
+    newest_first = sorted([*_steps(parent), *aside], key=lambda found: (found[0], found[1].parent == parent))[::-1]
+    for step, folder in newest_first:
         try:
             return Saved(folder, step, _verified(folder))
         except CheckpointError as error:
@@ -102,17 +120,29 @@ def clear_interrupted(stage: Path) -> None:
 
 
 def _write(parent: Path, step: int, fill: Callable[[Path], None], record: Mapping[str, Any]) -> Saved:
-    folder = write_folder(parent / f"step-{step:09d}", fill, {"format": 1, "step": step, **record})
-    return Saved(folder, step, verify_folder(folder, from_disk=True))
+    target = parent / f"step-{step:09d}"
+    try:
+        folder = write_folder(target, fill, {"format": 1, "step": step, **record})
+    except OSError as error:
+        raise CheckpointError(
+            f"{target} could not be saved: {error.strerror or error}",
+            hint=f"see to the disk of {parent}; what was saved before is still there",
+        ) from error
+    return Saved(folder, step, read_manifest(folder))
 
 
 def _verified(folder: Path) -> dict[str, Any]:
     """The manifest of a folder that verifies; what this process verified before is read again only if it changed."""
-    files = [path.stat() for path in sorted(folder.rglob("*"))]
+    files = [path.lstat() for path in sorted(folder.rglob("*"))]
     now = [(file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in files]
     if folder not in _known or _known[folder][0] != now:
         _known[folder] = now, verify_folder(folder)
     return _known[folder][1]
+
+
+def _disk_is_full(error: CheckpointError) -> bool:
+    code = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+    return code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in error.message  # the latter from safetensors
 
 
 def _make_room(parent: Path) -> bool:
@@ -132,7 +162,15 @@ def _steps(parent: Path) -> list[tuple[int, Path]]:
     return [(int(match[1]), path) for match, path in found if match]
 
 
-def _prune(parent: Path, keep: int, verified: Saved) -> None:
-    older = sorted((step, folder) for step, folder in _steps(parent) if folder != verified.folder)
+def _prune(parent: Path, keep: int, saved: Saved) -> None:
+    # One of a later step was passed over when the run went on from an earlier one: it takes no good one's place.
+    older = sorted((step, folder) for step, folder in _steps(parent) if step < saved.step)
     for _, folder in older[: max(len(older) - (keep - 1), 0)]:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    try:
         remove_folder(folder)
+    except OSError as error:
+        warn(f"{folder} is not needed any more, but cannot be removed ({error.strerror})")

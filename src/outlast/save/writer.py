@@ -115,7 +115,8 @@ class Writer:
 
     def _failed(self, work: Work, error: Exception) -> None:
         with self._change:
-            self.problem, self.failures = str(error), self.failures + 1
+            self.problem = error.message if isinstance(error, CheckpointError) else str(error)
+            self.failures += 1
             if not work.needed:
                 self._next(work)
                 return
