@@ -71,6 +71,8 @@ def train(job: Job) -> Outcome:
         state.sessions += 1
         began = (state.epoch, state.cursor)
         stopped = session.run()
+        if saver is not None:
+            job.saved(session.facts())  # once more: a kill may have come between the last save and its being told
         return Outcome(stopped, (state.epoch, state.cursor) != began, session.result())
 
 
@@ -256,7 +258,7 @@ class _Session:
         self.resumed_at = now
         state = snapshot(self.setup, self.job, self.state, self.watch.sums)
         if self.saver is not None:
-            facts = self._progress_facts()
+            facts = self.facts()
             self.saver.checkpoint(state, self.record, lambda: self.job.saved(facts))
         self.saved_position = (state.epoch, state.cursor)
 
@@ -273,7 +275,8 @@ class _Session:
         problem: str | None = self.job.compute.share(self.saver.settle() if self.saver is not None else None)
         return problem
 
-    def _progress_facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """What the run's record says about this session."""
         resumed = f"step-{self.from_step:09d}" if self.from_step else None
         wanted = self.job.learner.rungs(self.job.config)[0]
         return {
