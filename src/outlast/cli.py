@@ -191,7 +191,7 @@ def main() -> None:
     # Threads that spin while they wait make a step many times slower as soon as another process wants a core
     # (benchmarks/README.md); this must be said before torch is imported, and is the user's to overrule.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.path.append(os.getcwd())  # a task module beside the user, as `python -m outlast` would find it
+    sys.path.append(str(Path.cwd()))  # a task module beside the user, as `python -m outlast` would find it
     as_json = "--json" in sys.argv
     try:
         app(standalone_mode=True)
