@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
 import struct
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +19,7 @@ from outlast.state import RunState, training_part
 
 WEIGHTS = "model.safetensors"
 TRAINING = "training.pt"
+_SYSTEM = re.compile(r"\(os error (\d+)\)")  # how safetensors tells what the disk said
 # What torch's restricted unpickler has been seen to raise on bytes that nothing of ours wrote.
 _UNREADABLE = (
     OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError,
@@ -64,16 +67,14 @@ def read_state(folder: Path) -> RunState:
 
 
 def write_weights(path: Path, weights: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to one safetensors file. No two of them may share memory.
-
-    Raises CheckpointError that names the file.
-    """
+    """Write tensors to one safetensors file. No two of them may share memory. Raises OSError or CheckpointError."""
     try:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path, metadata)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} cannot be written: {error}", hint="see to the disk; what was there before is untouched"
-        ) from error
+    except SafetensorError as error:
+        number = _SYSTEM.search(str(error))
+        if number is not None:
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise CheckpointError(f"{path} cannot be written: {error}", hint="report it: it is a defect") from error
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -46,9 +46,9 @@ class Saved:
 def save(stage: Path, state: RunState, record: Mapping[str, Any], keep: int) -> Saved:
     """Write the state, verify what is on the disk, move LATEST, and only then remove all but the newest `keep`.
 
-    On a full disk all but the newest verified checkpoint are given up for the new one. Raises CheckpointError if the
-    state could not be saved; what was there before is still there then. What fails after that (LATEST, the removal of
-    old ones) takes nothing from the new checkpoint and is a warning.
+    On a full disk all but the newest verified checkpoint are given up for the new one. Raises OSError or
+    CheckpointError if the state could not be saved; the newest before it is still there then. What fails after that
+    (LATEST, the removal of old ones) takes nothing from the new checkpoint and is a warning.
     """
     parent = stage / "checkpoints"
 
@@ -57,8 +57,8 @@ def save(stage: Path, state: RunState, record: Mapping[str, Any], keep: int) -> 
 
     try:
         saved = write()
-    except CheckpointError as error:
-        if not _disk_is_full(error) or not _make_room(parent):
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _make_room(parent):
             raise
         saved = write()
     try:
@@ -120,14 +120,7 @@ def clear_interrupted(stage: Path) -> None:
 
 
 def _write(parent: Path, step: int, fill: Callable[[Path], None], record: Mapping[str, Any]) -> Saved:
-    target = parent / f"step-{step:09d}"
-    try:
-        folder = write_folder(target, fill, {"format": 1, "step": step, **record})
-    except OSError as error:
-        raise CheckpointError(
-            f"{target} could not be saved: {error.strerror or error}",
-            hint=f"see to the disk of {parent}; what was saved before is still there",
-        ) from error
+    folder = write_folder(parent / f"step-{step:09d}", fill, {"format": 1, "step": step, **record})
     return Saved(folder, step, read_manifest(folder))
 
 
@@ -140,18 +133,13 @@ def _verified(folder: Path) -> dict[str, Any]:
     return _known[folder][1]
 
 
-def _disk_is_full(error: CheckpointError) -> bool:
-    code = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
-    return code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in error.message  # the latter from safetensors
-
-
 def _make_room(parent: Path) -> bool:
     """Remove all checkpoints but the newest that verifies; whether there was anything to remove."""
     good = newest(parent, [])
     spare = [folder for _, folder in _steps(parent) if good is not None and folder != good.folder]
     for folder in spare:
         warn(f"the disk is full: {folder} is removed to make room; {good.folder.name if good else ''} is kept")
-        remove_folder(folder)
+        _remove(folder)
     return bool(spare)
 
 
