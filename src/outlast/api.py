@@ -35,10 +35,12 @@ def train(
     stage: str | None = None,
     synthetic: bool = False,
     fallback: bool = True,
+    extend: bool = False,
     deadline: Deadline | None = None,
 ) -> dict[str, Any]:
     """Train a task until it is finished or the session must end; call it again to go on.
 
+    extend: the run may be made longer, by larger train.epochs, train.minimum_steps or train.patience_epochs.
     Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
     "stages_left"}; "stages" holds what each finished stage recorded, the scores among them.
     Raises the errors of `outlast.errors`; nothing is written before configuration and data were found right.
@@ -50,7 +52,8 @@ def train(
             task=task, data=data, out=Path(out) if out else None, preset=preset,
             config=Path(config) if config else None,
             overrides=overrides, resume=resume, start_from=Path(start_from) if start_from else None,
-            session_limit=session_limit, stage=stage, synthetic=synthetic, fallback=fallback, deadline=deadline,
+            session_limit=session_limit, stage=stage, synthetic=synthetic, fallback=fallback, extend=extend,
+            deadline=deadline,
         )
     )  # fmt: skip
 

@@ -84,7 +84,7 @@ class _Session:
     def run(self) -> str | None:
         """All epochs that are left. Returns why it stopped, or None when training is finished."""
         job, setup, state = self.job, self.setup, self.state
-        with Progress(f"{job.stage.name} ({setup.rung})", self.total_steps, start=state.step) as self.progress:
+        with Progress(f"{job.stage.name} ({setup.rung})", self.total_steps, start=self._position()) as self.progress:
             while state.epoch < setup.epochs and not self._out_of_patience():
                 order = epoch_order(job.learner, job.config, job.examples.table, setup.fit, state.epoch)
                 if len(order.rows) != setup.steps_per_epoch:
@@ -97,6 +97,11 @@ class _Session:
                 self._end_epoch()
             if self.saved_position != (state.epoch, state.cursor):
                 self._save()
+        if state.epoch < setup.epochs:
+            say(
+                f"{job.stage.name} stopped early, after epoch {state.epoch} of {setup.epochs}: no better score for "
+                f"train.patience_epochs={job.config.train.patience_epochs}; a larger one with --extend goes on"
+            )
         return None
 
     def _steps(self, order: Epoch) -> str | None:
@@ -105,7 +110,7 @@ class _Session:
         batches = job.loader.batches(plans, augmented=True)
         for number in range(state.cursor, len(order.rows)):
             reached("batch")
-            rate = self._rate(state.step)
+            rate = self._rate(self._position())
             count = order.micro_batches(number, setup.micro_batch, compute.rank, compute.processes)
             micro_batches = list(itertools.islice(batches, count))
             for batch in micro_batches:
@@ -118,7 +123,7 @@ class _Session:
             state.cursor += 1
             reached("stepped")
             self.watch.push(state.step, sums, [batch["row"] for batch in micro_batches])
-            self.progress.update(state.step, f"epoch {state.epoch + 1}/{setup.epochs}", job.deadline.remaining())
+            self.progress.update(self._position(), f"epoch {state.epoch + 1}/{setup.epochs}", job.deadline.remaining())
             reason = self._reason_to_stop()
             if reason:
                 return reason
@@ -162,14 +167,14 @@ class _Session:
         score = float(metrics[name])
         gain = score if sign == "+" else -score
         best = state.best_score if state.best_score is None or sign == "+" else -state.best_score
-        rate = self._rate(state.step - 1)
+        rate = self._rate(self._position() - 1)
         if self.setup.plateau is not None and math.isfinite(gain):
             self.setup.plateau.step(gain)
         better = math.isfinite(gain) and (best is None or gain > best)
         state.epochs_without_gain = 0 if better else state.epochs_without_gain + job.config.train.evaluate_every_epochs
         # Equally good and later is kept: on a small validation split ties are frequent, and later weights saw more.
         if better or gain == best:
-            state.best_score, state.best_step = score, state.step
+            state.best_score, state.best_step, state.best_epoch = score, state.step, state.epoch + 1
             if job.compute.main:
                 weights = self.setup.evaluated().state_dict()
                 store.save_best(job.folder, state.step, weights, {**self.record, "score": score, "metrics": metrics})
@@ -206,6 +211,10 @@ class _Session:
         self.metrics_path.parent.mkdir(parents=True, exist_ok=True)
         with self.metrics_path.open("ab") as stream:
             stream.truncate(self.state.metrics_bytes)
+
+    def _position(self) -> int:
+        """The place in the schedule, in steps: state.step, unless the batch size was changed on the way."""
+        return self.state.epoch * self.setup.steps_per_epoch + self.state.cursor
 
     def _rate(self, step: int) -> float:
         factor = self.setup.plateau.factor if self.setup.plateau is not None else 1.0
@@ -274,7 +283,7 @@ class _Session:
             "score": self.job.learner.score,
             "best_score": state.best_score,
             "best_step": state.best_step,
-            "best_epoch": -(-state.best_step // setup.steps_per_epoch),
+            "best_epoch": state.best_epoch,
             "steps": state.step,
             "epochs": state.epoch,
             "steps_per_epoch": setup.steps_per_epoch,
