@@ -129,14 +129,21 @@ class RunRecord:
             write_text(folder / "config.yaml", to_yaml(config))
         return record
 
-    def begin_session(self, device: str) -> None:
-        """A session begins; one that was killed before has no end, and stays without."""
+    def begin_session(self, device: str, bounds: Mapping[str, str]) -> None:
+        """A session begins; one that was killed before has no end, and stays without.
+
+        bounds: what bit-for-bit equality hangs on (`env.bounds`).
+        """
         self.values["sessions"].append(
             {"started": now(), "ended": None, "why_stopped": None, "device": device, "from_step": None, "to_step": None,
-             "resumed_from": None}
+             "resumed_from": None, "bounds": dict(bounds)}
         )  # fmt: skip
         self.values |= {"status": "running", "reason": None}
         self.save()
+
+    def last_bounds(self) -> Mapping[str, str]:
+        """What bit-for-bit equality hung on in the session before; empty if there was none."""
+        return dict(self.values["sessions"][-1].get("bounds", {})) if self.values["sessions"] else {}
 
     def note(self, stage: str, facts: Mapping[str, Any]) -> None:
         """What a training stage has done in this session so far; told at every save."""

@@ -25,7 +25,7 @@ from outlast.config.load import resolve
 from outlast.config.schema import TaskConfig
 from outlast.data.split import freeze
 from outlast.data.table import Examples
-from outlast.env import device, host, signals
+from outlast.env import bounds, device, host, signals
 from outlast.env.host import Host
 from outlast.errors import OutlastError, RunError, UsageError
 from outlast.loop.accel import Compute, check_precision, set_up
@@ -158,14 +158,18 @@ def _go_on(session: Session, asked: Request) -> dict[str, Any]:
         for name, item in session.examples.items():
             path = run / sources.split_name(name, session.examples)
             if not path.is_file():
-                freeze(item.table, path, decided=("split", "fold"))
+                freeze(item.table, path, decided=sources.DECIDED, compared=item.batch_columns)
         kept.values["split_hash"] = digest(
             [sha256(run / sources.split_name(name, session.examples)) for name in session.examples]
         )
     if session.changed and "rule" in kept.values["changes"][-1]:
         say(f"extended: {record.EXTENSION}")
-    kept.warn(session.warnings)
-    kept.begin_session(compute.device.type)
+    now = bounds.bounds(tasks.sources(session.task.name), session.device_name, compute.threads, compute.processes)
+    moved = bounds.changed(kept.last_bounds(), now)
+    for sentence in moved:
+        warn(sentence)
+    kept.warn([*session.warnings, *moved])
+    kept.begin_session(compute.device.type, now)
     # What took long in the sessions before is set aside from the first step of this one.
     durations = Durations(longest=dict(kept.values.get("longest_seconds", {})))
     kept.values["longest_seconds"] = durations.longest
