@@ -28,12 +28,13 @@ errors, all shown together; a key that is set but has no effect gives a warning.
 The column *on resume* says what a run that goes on may do with the key:
 
 - **must match**: the value decides the result; a run can't go on with another one.
+- **may grow**: it says how long to train; `--extend` makes it larger (null is no limit), and that is recorded.
 - **declared**: it may be changed on purpose; the change is recorded.
 - **free**: it can't change a number of the result; it may differ from session to session.
 """
 
 HEAD = "| key | type | default | range | on resume | what it is |\n|---|---|---|---|---|---|"
-KINDS = {"must": "must match", "declared": "declared", "free": "free"}
+KINDS = {"must": "must match", "extendable": "may grow", "declared": "declared", "free": "free"}
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "multiple of", "min_length": "length ≥"}
 
 

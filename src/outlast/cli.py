@@ -70,6 +70,9 @@ def train(
     quota_rate: Annotated[float, typer.Option(help="Quota hours that an hour of session costs.")] = 1.0,
     stage: Annotated[str | None, typer.Option(help="Do only this stage of the plan.")] = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Train on the task's synthetic set.")] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Make the run's training longer (train.epochs=...).")
+    ] = False,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Never take a smaller model.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +84,7 @@ def train(
     result = api.train(
         task, data=data, out=out, preset=preset, config=config, overrides=overrides or [], resume=resume,  # type: ignore[arg-type]
         start_from=start_from, session_limit=session_limit, time_limit=time_limit, quota_left=quota_left,
-        quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=not no_fallback,
+        quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=not no_fallback, extend=extend,
     )  # fmt: skip
     _print(result, as_json, "")
 

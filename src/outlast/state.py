@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunState:
-    """The state after `step` optimizer steps; `cursor` of them belong to epoch number `epoch` (counted from 0).
+    """The state after `step` optimizer steps; `cursor` batches of epoch number `epoch` (counted from 0) are done.
 
     A cursor equal to the epoch's number of steps means that the evaluation at the end of that epoch is still to come.
+    The cursor counts batches of at most `batch_size` samples; if that size is changed, `step` only goes on counting,
+    and the place in the schedule is that of (epoch, cursor).
     """
 
     model: Tensors
@@ -36,9 +38,11 @@ class RunState:
     metrics_bytes: int = 0  # length of metrics.jsonl; what was written after it is cut off on resume
     best_score: float | None = None
     best_step: int = 0
+    best_epoch: int = 0
     epochs_without_gain: int = 0
     rung: str = ""
     micro_batch: int = 0
+    batch_size: int = 0
     processes: int = 1
     train_seconds: float = 0.0
     sessions: int = 0

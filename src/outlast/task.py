@@ -214,17 +214,8 @@ def names() -> dict[str, str]:
 
 def find(name: str) -> Task:
     """The task called `name`: one of ours, a dotted module name, or an entry point. Raises TaskError."""
-    known = names()
-    module_name = name
-    if "." not in name:
-        points = {point.name: point.value for point in importlib.metadata.entry_points(group="outlast.tasks")}
-        if name not in known:
-            raise TaskError(
-                f"there is no task {name!r}.{did_you_mean(name, list(known))}",
-                hint=f"choose one of {', '.join(known)}, or give a dotted module name such as my_company.birds",
-            )
-        module_name = points.get(name, f"outlast.tasks.{name}").partition(":")[0]
-    elif not all(part.isidentifier() for part in name.split(".")):
+    module_name = _module_name(name)
+    if "." in name and not all(part.isidentifier() for part in name.split(".")):
         raise TaskError(f"{name!r} is not the name of a module", hint="give a dotted name such as my_company.birds")
     try:
         module = importlib.import_module(module_name)
@@ -239,6 +230,13 @@ def find(name: str) -> Task:
     if not isinstance(task, Task):
         raise TaskError(f"{module_name} has no TASK of type outlast.task.Task", hint="see docs/how-to/add-a-task.md")
     return task
+
+
+def sources(name: str) -> list[Path]:
+    """The source files of the task's own module or package; not of what they import from elsewhere."""
+    module = importlib.import_module(_module_name(name))
+    folders = [Path(folder) for folder in getattr(module, "__path__", ())]
+    return [path for folder in folders for path in sorted(folder.rglob("*.py"))] or [Path(str(module.__file__))]
 
 
 def select(table: pd.DataFrame, rows: Rows) -> np.ndarray:
@@ -272,6 +270,20 @@ def needed(stage: Stage) -> tuple[str, ...]:
     """The names of the stages that a stage needs; a Predict needs its model too."""
     own = (stage.model,) if isinstance(stage, Predict) else ()
     return tuple(dict.fromkeys((*own, *stage.needs)))
+
+
+def _module_name(name: str) -> str:
+    """The module of a task: ours, that of an entry point, or the dotted name itself. Raises TaskError."""
+    if "." in name:
+        return name
+    known = names()
+    if name not in known:
+        raise TaskError(
+            f"there is no task {name!r}.{did_you_mean(name, list(known))}",
+            hint=f"choose one of {', '.join(known)}, or give a dotted module name such as my_company.birds",
+        )
+    points = {point.name: point.value for point in importlib.metadata.entry_points(group="outlast.tasks")}
+    return points.get(name, f"outlast.tasks.{name}").partition(":")[0]
 
 
 def _about(source: Path) -> str:

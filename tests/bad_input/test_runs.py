@@ -72,8 +72,29 @@ def test_a_file_that_was_changed_in_the_data_is_named(a_run, train_again):
     train_again(run, data, names=["1 changed", "changed contents: rust/4.jpg", "--out"])
 
 
+def test_a_file_that_went_to_another_class_is_named(a_run, train_again):
+    run, data = a_run
+    (data / "rust" / "4.jpg").rename(data / "blight" / "from-rust.jpg")
+    train_again(run, data, names=["1 files added, 1 gone", "added: blight/from-rust.jpg", "gone: rust/4.jpg"])
+
+
+def test_a_file_that_went_to_another_group_is_named(a_run, train_again):
+    run, data = a_run
+    (data / "groups.csv").write_text("file,group\nrust/4.jpg,leaf\nrust/5.jpg,leaf\n")
+    train_again(run, data, names=["changed group: rust/4.jpg", "changed group: rust/5.jpg"])
+
+
+def test_data_that_can_no_longer_be_split_is_said_to_be_other_data_than_the_run_had(a_run, train_again):
+    run, data = a_run
+    for number in range(1, 10):
+        (data / "rust" / f"{number}.jpg").unlink()
+    train_again(run, data, names=["class rust has a single image", "bring back the data that", run])
+
+
 def test_other_data_is_refused(a_run, train_again, tmp_path):
-    train_again(a_run[0], write_leaves(tmp_path / "other", 4, {"a": (9, 9, 9), "b": (99, 99, 99)}), names="gone: rust")
+    train_again(
+        a_run[0], write_leaves(tmp_path / "other", 4, {"a": (9, 9, 9), "b": (99, 99, 99)}), names="gone: blight/0.jpg"
+    )
 
 
 @pytest.mark.parametrize(

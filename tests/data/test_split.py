@@ -85,7 +85,7 @@ def test_a_frozen_split_is_obeyed_in_any_order_of_rows(tmp_path):
     table = make()
     table["split"], table["fold"] = split_by_group(table, seed=0), assign_folds(table, 5, 0)
     freeze(table, tmp_path / "run" / "split.csv", decided=("split", "fold"))
-    again = obey(make().iloc[::-1].reset_index(drop=True), tmp_path / "run" / "split.csv")
+    again = obey(make().iloc[::-1].reset_index(drop=True), tmp_path / "run" / "split.csv", decided=("split", "fold"))
     again = again.iloc[::-1].reset_index(drop=True)
     assert again["split"].tolist() == table["split"].tolist() and again["fold"].tolist() == table["fold"].tolist()
     assert again["fold"].dtype == np.int64 and [path.name for path in (tmp_path / "run").iterdir()] == ["split.csv"]

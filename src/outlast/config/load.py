@@ -90,7 +90,7 @@ def resolve(
         if key not in known:
             problems.append(_unknown(key, list(known)))
         else:
-            _put(values, key, value)
+            put(values, key, value)
     config: Config | None = None
     try:
         config = schema.model_validate(values)
@@ -156,7 +156,7 @@ def _read_file(path: Path) -> dict[str, Any]:
             f"{path} must hold key: value lines, but holds a {type(values).__name__}",
             hint="write it like the config.yaml of a run, or like: train.epochs: 40",
         )
-    return dict(_dotted(values))
+    return dict(dotted(values))
 
 
 def _text(path: Path) -> str:
@@ -169,15 +169,17 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings with their dotted keys: ('train.epochs', 30), ..."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{key}.")
+            yield from dotted(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set the leaf with this dotted key."""
     *groups, last = key.split(".")
     for group in groups:
         values = values[group]

@@ -2,7 +2,8 @@
 
 Each field says how it takes part in a run's identity (`config.identity`): by default a resumed run must have the same
 value; `free(...)` marks what may differ between the sessions of one run, `declared(...)` what may be changed on
-purpose and is then recorded. Numbers carry their unit in the name.
+purpose and is then recorded, `extendable(...)` what may only grow, and only with `--extend`. Numbers carry their unit
+in the name.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ def declared(default: Any = ..., **constraints: Any) -> Any:
     return Field(default, json_schema_extra={"identity": "declared"}, **constraints)
 
 
+def extendable(default: Any = ..., **constraints: Any) -> Any:
+    """A number that says how long to train: `--extend` may make it larger (None is no limit), and it is recorded."""
+    return Field(default, json_schema_extra={"identity": "extendable"}, **constraints)
+
+
 class Settings(BaseModel):
     """Base of every group of settings: frozen, and unknown keys are errors."""
 
@@ -35,9 +41,9 @@ class Settings(BaseModel):
 class Training(Settings):
     """How a model is trained. An epoch is cut into equal batches of at most `batch_size` samples."""
 
-    epochs: int = Field(30, ge=1, le=100_000, description="passes over the training examples")
-    minimum_steps: int = Field(0, ge=0, description="raises the number of epochs until this many steps are reached")
-    batch_size: int = Field(32, ge=1, description="samples per optimizer step, over all processes and micro-batches")
+    epochs: int = extendable(30, ge=1, le=100_000, description="passes over the training examples")
+    minimum_steps: int = extendable(0, ge=0, description="raises the number of epochs until there are this many steps")
+    batch_size: int = declared(32, ge=1, description="samples per optimizer step, over processes and micro-batches")
     micro_batch: int | None = declared(None, ge=1, description="samples per forward pass and process; none: all")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has Nesterov momentum 0.9")
     learning_rate: float = Field(1e-3, gt=0, le=10, description="at its highest, after the warm-up")
@@ -51,7 +57,7 @@ class Training(Settings):
     plateau_patience_epochs: int = Field(3, ge=0, description="epochs without a better score before that")
     clip_norm: float | None = Field(1.0, gt=0, description="of the gradient; null: no clipping")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="exponential moving average of the weights")
-    patience_epochs: int | None = Field(None, ge=1, description="early stopping; none: off")
+    patience_epochs: int | None = extendable(None, ge=1, description="early stopping; none: off")
     evaluate_every_epochs: int = Field(1, ge=1, description="and after the last one")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass (autocast)")
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, order, augmentation and dropout")

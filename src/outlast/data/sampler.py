@@ -87,6 +87,19 @@ def batch_bounds(count: int, batch_size: int, number: int) -> tuple[int, int]:
     return start, start + size + (number < larger)
 
 
+def recut(count: int, before: int, after: int, done: int) -> tuple[int, int]:
+    """Where an epoch of `count` samples goes on if its first `done` batches were of size `before` and now are `after`.
+
+    Returns (number of the first batch to do, samples of it that were seen already): none is left out.
+    """
+    seen = batch_bounds(count, before, done - 1)[1] if done else 0
+    if seen == count:
+        return batches_in(count, after), 0
+    starts = [batch_bounds(count, after, number)[0] for number in range(batches_in(count, after))]
+    number = max(number for number, start in enumerate(starts) if start <= seen)
+    return number, seen - starts[number]
+
+
 def equal_batches(order: Int64, batch_size: int) -> list[Int64]:
     """`order` cut into ceil(N / batch_size) batches whose sizes differ by at most one: never a tiny last one."""
     bounds = (batch_bounds(len(order), batch_size, k) for k in range(batches_in(len(order), batch_size)))

@@ -8,7 +8,7 @@ Does not do: find groups (folders.py, a task), or touch a given test set.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ Int64 = npt.NDArray[np.int64]
 FRACTIONS: Mapping[str, float] = {"train": 0.70, "val": 0.15, "test": 0.15}
 _ATTEMPTS = 20
 _MOST_FOLDS = 20
+_MOST_NAMED = 10  # files that changed, in an error
 _COARSE = ((5, 1), (4, 1), (3, 1), (2, 1))  # small classes need few folds; tried where nothing finer covers all classes
 
 
@@ -109,16 +110,25 @@ def check_split(table: pd.DataFrame, *, split: str = "split", group: str = "grou
         )
 
 
-def freeze(table: pd.DataFrame, path: Path, *, decided: Sequence[str] = ("split",)) -> None:
-    """Write what was decided (split, folds) to a CSV file, atomically: id, label, group, the decided columns, hash."""
-    columns = [name for name in ("id", "label", "group", *decided, "hash") if name in table.columns]
+def freeze(
+    table: pd.DataFrame, path: Path, *, decided: Sequence[str] = ("split",), compared: Sequence[str] = ()
+) -> None:
+    """Write what was decided (split, folds) to a CSV file, atomically: id, label, group, the decided columns, hash.
+
+    compared: columns that `obey` is to compare too.
+    """
+    names = dict.fromkeys(("id", "label", "group", *decided, *compared, "hash"))
+    columns = [name for name in names if name in table.columns]
     write_text(path, table[columns].to_csv(index=False, lineterminator="\n"))
 
 
-def obey(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+def obey(
+    table: pd.DataFrame, path: Path, *, decided: Sequence[str] = ("split",), compared: Sequence[str] = ()
+) -> pd.DataFrame:
     """A copy of the table with the columns that `freeze` wrote as decided.
 
-    Raises DataError that names the files that were added, are gone, or changed since (contents, label or group).
+    Raises DataError that names the files that were added, are gone, or changed since: contents, label, group or one
+    of the columns `compared`.
     """
     try:
         frozen = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8").set_index("id", drop=False)
@@ -128,34 +138,39 @@ def obey(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         ) from error
     if not frozen.index.is_unique:
         raise DataError(f"{path}: an id stands there twice", hint="restore it from a copy of the run")
-    ids = table["id"].tolist()
-    added = sorted(set(ids) - set(frozen.index))
-    gone = sorted(set(frozen.index) - set(ids))
-    details = [f"added: {name}" for name in added[:100]] + [f"gone: {name}" for name in gone[:100]]
-    changed = 0
-    if not gone and not added:
-        frozen = frozen.loc[ids]
-    both = [name for name in ids if name in frozen.index]
-    now = table.set_index("id", drop=False)
-    for column in ("hash", "label", "group"):
-        if column in frozen.columns and column in table.columns:
-            before, after = frozen.loc[both, column].tolist(), now.loc[both, column].astype(str).tolist()
-            different = [name for name, old, new in zip(both, before, after, strict=True) if old != new]
-            what = "contents" if column == "hash" else column
-            details += [f"changed {what}: {name}" for name in different[:100]]
-            changed += len(different)
-    if details:
-        raise DataError(
-            f"the data changed since {path} was frozen: {len(added)} files added, {len(gone)} gone, {changed} changed",
-            hint="bring back the data of this run, or start a new run with another --out",
-            details=details,
-        )
+    _check_unchanged(table, frozen, path, dict.fromkeys(("hash", "label", "group", *compared)).keys() - set(decided))
+    frozen = frozen.loc[table["id"].tolist()]
     result = table.copy()
-    for column in frozen.columns.difference(["id", "label", "group", "hash"]):
+    for column in [name for name in decided if name in frozen.columns]:
         values = frozen[column].tolist()
         whole = all(value.lstrip("-").isdigit() for value in values)
         result[column] = np.asarray(values, dtype=np.int64) if whole else values
     return result
+
+
+def _check_unchanged(table: pd.DataFrame, frozen: pd.DataFrame, path: Path, compared: Collection[str]) -> None:
+    ids = table["id"].tolist()
+    added = sorted(set(ids) - set(frozen.index))
+    gone = sorted(set(frozen.index) - set(ids))
+    both = [name for name in ids if name in frozen.index]
+    now = table.set_index("id", drop=False)
+    changed: dict[str, list[str]] = {}
+    for column in sorted(compared):
+        if column in frozen.columns and column in table.columns:
+            before, after = frozen.loc[both, column].tolist(), now.loc[both, column].astype(str).tolist()
+            for name, old, new in zip(both, before, after, strict=True):
+                if old != new:
+                    changed.setdefault(name, []).append("contents" if column == "hash" else column)
+    if added or gone or changed:
+        details = [f"added: {name}" for name in added] + [f"gone: {name}" for name in gone]
+        details += [f"changed {' and '.join(what)}: {name}" for name, what in changed.items()]
+        more = [f"and {len(details) - _MOST_NAMED} more"] if len(details) > _MOST_NAMED else []
+        raise DataError(
+            f"the data changed since {path} was frozen: {len(added)} files added, {len(gone)} gone, "
+            f"{len(changed)} changed",
+            hint="bring back the data of this run, or start a new run with another --out",
+            details=[*details[:_MOST_NAMED], *more],
+        )
 
 
 def _cut(

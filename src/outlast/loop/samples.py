@@ -34,6 +34,11 @@ class Epoch:
     rows: list[np.ndarray]
     keys: list[np.ndarray]
 
+    @property
+    def samples(self) -> int:
+        """How many samples the epoch has."""
+        return sum(map(len, self.rows))
+
     def plans(self, epoch: int, first: int, micro_batch: int, rank: int, processes: int) -> Iterator[BatchPlan]:
         """This process's micro-batches of the steps from number `first` on."""
         number = 0

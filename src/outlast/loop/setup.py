@@ -17,10 +17,11 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from outlast.base.clock import Deadline, Durations
-from outlast.base.log import say
+from outlast.base.log import say, warn
 from outlast.config.identity import digest
 from outlast.config.schema import TaskConfig
 from outlast.data.loader import Loader
+from outlast.data.sampler import recut
 from outlast.data.table import Examples
 from outlast.errors import CheckpointError, DataError
 from outlast.loop.accel import Compute, unwrapped
@@ -160,7 +161,13 @@ def start(setup: Setup, job: Job, choice: Start) -> RunState:
         if setup.average is not None:
             setup.average.module.load_state_dict(model.state_dict())
     if choice.state is None:
-        return RunState(model={}, optimizer={}, rung=setup.rung, micro_batch=setup.micro_batch)
+        return RunState(
+            model={},
+            optimizer={},
+            rung=setup.rung,
+            micro_batch=setup.micro_batch,
+            batch_size=job.config.train.batch_size,
+        )
     state = choice.state
     source = choice.saved.folder if choice.saved else job.folder
     if state.processes != job.compute.processes:
@@ -183,7 +190,21 @@ def start(setup: Setup, job: Job, choice: Start) -> RunState:
         setup.stepper.scaler.load_state_dict(state.scaler)
     if job.compute.rank < len(state.ranks):
         rng.restore(state.ranks[job.compute.rank]["generators"])
+    if state.batch_size != job.config.train.batch_size:
+        _recut(setup, job, state)
     return state
+
+
+def _recut(setup: Setup, job: Job, state: RunState) -> None:
+    """Go on with batches of another size: from the first one that leaves no sample of the epoch out."""
+    before, after = state.batch_size, job.config.train.batch_size
+    samples = epoch_order(job.learner, job.config, job.examples.table, setup.fit, state.epoch).samples
+    state.cursor, twice = recut(samples, before, after, state.cursor)
+    state.batch_size = after
+    warn(
+        f"effective batch size {before} -> {after} from step {state.step} of {job.stage.name} on: this is another "
+        f"training from here on ({setup.steps_per_epoch} steps per epoch; {twice} samples are seen twice in this epoch)"
+    )
 
 
 def snapshot(setup: Setup, job: Job, state: RunState, sums: Mapping[str, float]) -> RunState:

@@ -94,7 +94,7 @@ class _Session:
     def run(self) -> str | None:
         """All epochs that are left. Returns why it stopped, or None when training is finished."""
         job, setup, state = self.job, self.setup, self.state
-        with Progress(f"{job.stage.name} ({setup.rung})", self.total_steps, start=state.step) as self.progress:
+        with Progress(f"{job.stage.name} ({setup.rung})", self.total_steps, start=self._position()) as self.progress:
             while state.epoch < setup.epochs and not self._out_of_patience():
                 order = epoch_order(job.learner, job.config, job.examples.table, setup.fit, state.epoch)
                 if len(order.rows) != setup.steps_per_epoch:
@@ -104,6 +104,11 @@ class _Session:
                     self._save_now()
                     return reason
             self._save_now()
+        if state.epoch < setup.epochs:
+            say(
+                f"{job.stage.name} stopped early, after epoch {state.epoch} of {setup.epochs}: no better score for "
+                f"train.patience_epochs={job.config.train.patience_epochs}; a larger one with --extend goes on"
+            )
         return None
 
     def _steps(self, order: Epoch) -> str | None:
@@ -113,7 +118,7 @@ class _Session:
         for number in range(state.cursor, len(order.rows)):
             began = self.now()
             reached("batch")
-            rate = self._rate(state.step)
+            rate = self._rate(self._position())
             count = order.micro_batches(number, setup.micro_batch, compute.rank, compute.processes)
             micro_batches = list(itertools.islice(batches, count))
             for batch in micro_batches:
@@ -128,7 +133,7 @@ class _Session:
                 self.trace.append(state.step, micro_batches, sums)
             reached("stepped")
             self.watch.push(state.step, sums, [batch["row"] for batch in micro_batches])
-            self.progress.update(state.step, f"epoch {state.epoch + 1}/{setup.epochs}", job.deadline.remaining())
+            self.progress.update(self._position(), f"epoch {state.epoch + 1}/{setup.epochs}", job.deadline.remaining())
             job.durations.record("step", self.now() - began)
             reason = self._reason_to_stop()
             if reason:
@@ -185,14 +190,14 @@ class _Session:
         score = float(metrics[name])
         gain = score if sign == "+" else -score
         best = state.best_score if state.best_score is None or sign == "+" else -state.best_score
-        rate = self._rate(state.step - 1)
+        rate = self._rate(self._position() - 1)
         if self.setup.plateau is not None and math.isfinite(gain):
             self.setup.plateau.step(gain)
         better = math.isfinite(gain) and (best is None or gain > best)
         state.epochs_without_gain = 0 if better else state.epochs_without_gain + job.config.train.evaluate_every_epochs
         # Equally good and later is kept: on a small validation split ties are frequent, and later weights saw more.
         if better or gain == best:
-            state.best_score, state.best_step = score, state.step
+            state.best_score, state.best_step, state.best_epoch = score, state.step, state.epoch + 1
             if self.saver is not None:
                 weights = self.setup.evaluated().state_dict()
                 self.saver.best(state.step, weights, {**self.record, "score": score, "metrics": metrics})
@@ -220,6 +225,10 @@ class _Session:
         best = " (best so far)" if state.best_step == state.step else ""
         loss = "" if line["train_loss"] is None else f"loss {line['train_loss']:.4f}, "
         say(f"epoch {state.epoch + 1}/{self.setup.epochs}: {loss}validation {name} {metrics[name]:.4f}{best}")
+
+    def _position(self) -> int:
+        """The place in the schedule, in steps: state.step, unless the batch size was changed on the way."""
+        return self.state.epoch * self.setup.steps_per_epoch + self.state.cursor
 
     def _rate(self, step: int) -> float:
         factor = self.setup.plateau.factor if self.setup.plateau is not None else 1.0
@@ -299,7 +308,7 @@ class _Session:
             "score": self.job.learner.score,
             "best_score": state.best_score,
             "best_step": state.best_step,
-            "best_epoch": -(-state.best_step // setup.steps_per_epoch),
+            "best_epoch": state.best_epoch,
             "steps": state.step,
             "epochs": state.epoch,
             "steps_per_epoch": setup.steps_per_epoch,

@@ -1,7 +1,8 @@
 """Which stages are done: a stage's identity, and the record that a finished one leaves in its folder.
 
 A stage's identity is the hash of its own configuration, the fingerprint of its data and the hashes of what the stages
-it needs have made. What is done under the same identity is not done again; what changed is.
+it needs have made. What is done under the same identity is not done again; what changed is. How long to train counts
+for trainings only: other stages depend on it through what the trainings made.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from outlast.base.accident import reached
 from outlast.base.files import read_json, sha256, write_json
 from outlast.config.identity import digest, identity
+from outlast.data.table import Examples
 from outlast.errors import RunError
 from outlast.task import Call, Predict, Rows, Stage, Train, needed
 
@@ -32,7 +34,7 @@ def stage_identity(stage: Stage, config: Any, fingerprint: str, run: Path) -> st
     described: dict[str, Any] = {
         "kind": kind(stage),
         "name": stage.name,
-        "config": identity(config, ("must",)),
+        "config": identity(config, ("must", "extendable") if isinstance(stage, Train) else ("must",)),
         "data": fingerprint,
     }
     if isinstance(stage, Train):
@@ -45,6 +47,15 @@ def stage_identity(stage: Stage, config: Any, fingerprint: str, run: Path) -> st
             "makes": list(stage.makes),
         }
     return digest({**described, "inputs": inputs})
+
+
+def data_fingerprint(examples: Examples | None) -> str:
+    """What of the data a stage depends on: contents and split, not only contents."""
+    if examples is None:
+        return ""
+    decided = [name for name in ("split", "fold") if name in examples.table.columns]
+    columns = ["id", "hash", *decided, *examples.batch_columns]
+    return digest(examples.table[columns].astype(str).to_numpy().tolist())
 
 
 def done(folder: Path, expected: str) -> bool:
@@ -72,8 +83,13 @@ def begin(folder: Path, expected: str) -> bool:
     path = folder / PROGRESS
     if path.is_file():
         return bool(read_json(path).get("identity") == expected)
-    write_json(path, {"identity": expected})
+    note(folder, expected)
     return True
+
+
+def note(folder: Path, identity: str) -> None:
+    """What lies in the folder goes by this identity from now on."""
+    write_json(folder / PROGRESS, {"identity": identity})
 
 
 def finish(

@@ -2,7 +2,8 @@
 
 It is written at the start, at every change and at the end of a session, always as a whole. A run is known again by its
 task, the fields of its configuration that decide the result, and the fingerprint of its data; anything else of them is
-refused before a file is touched.
+refused before a file is touched. What was changed on purpose stands in its list `changes`, written before config.yaml
+is: a kill between the two leaves a change that did not take effect, which the next session takes out again.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from typing import Any
 
 from outlast.base.clock import Durations
 from outlast.base.files import read_json, write_json, write_text
-from outlast.config.identity import differences, digest, identity
-from outlast.config.load import read_config, to_yaml
+from outlast.config.identity import Changes, changes, digest, grows, identity, lines
+from outlast.config.load import dotted, put, read_config, to_yaml
 from outlast.config.schema import TaskConfig
 from outlast.errors import RunError
 
 NAME = "run.json"
+EXTENSION = (
+    "from the step of the extension on the learning rate is the one that a training planned with the new length has at "
+    "that step, so a cosine that had come down goes up again; what was trained before is not changed"
+)
 
 
 def is_run(folder: Path) -> bool:
@@ -40,22 +45,43 @@ def load(folder: Path) -> dict[str, Any]:
     return record
 
 
-def check_same(folder: Path, task: str, config: TaskConfig) -> list[str]:
-    """Refuse to go on with the run in `folder` if it is another one; returns the declared changes, one line each."""
+def check_same(folder: Path, task: str, config: TaskConfig, *, extend: bool, extend_command: str) -> Changes:
+    """Refuse to go on with the run in `folder` if it is another one; returns what was changed on purpose.
+
+    extend: the user said `--extend`. extend_command: what to type if that is all that is missing.
+    """
     record = load(folder)
     if record["task"] != task:
         raise RunError(
             f"{folder} is a run of the task {record['task']!r}, not of {task!r}", hint="give another folder with --out"
         )
-    before = read_config(type(config), folder / "config.yaml")
-    changed = differences(identity(before, ("must",)), identity(config, ("must",)))
-    if changed:
+    begun = read_config(type(config), folder / "config.yaml")
+    changed = _changes(begun, config, "must")
+    longer = _changes(begun, config, "extendable")
+    shrunk = {key: values for key, values in longer.items() if not grows(*values)}
+    if changed or (longer and not extend):
+        hint = "give the same settings to go on with it, or another folder with --out for a new run"
+        if not changed and not shrunk:
+            hint += f"; to make this training longer, say so with --extend: {extend_command}"
         raise RunError(
-            f"{folder} was begun with another configuration",
-            details=changed,
-            hint="give the same settings to go on with it, or another folder with --out for a new run",
+            f"{folder} was begun with another configuration", details=lines({**changed, **longer}), hint=hint
         )
-    return differences(identity(before, ("declared",)), identity(config, ("declared",)))
+    if shrunk:
+        raise RunError(
+            f"--extend can only make the training in {folder} longer, not shorter",
+            details=lines(shrunk),
+            hint="give values as large as the run's own or larger, or another folder with --out for a new run",
+        )
+    return {**longer, **_changes(begun, config, "declared")}
+
+
+def earlier(folder: Path, config: TaskConfig, changed: Changes) -> list[TaskConfig]:
+    """The configurations that this run had before `config`, the newest first; `changed` leads to `config`."""
+    history = [change["changes"] for change in load(folder).get("changes", [])]
+    found: list[TaskConfig] = []
+    for change in reversed([*history, *([changed] if changed else [])]):
+        found.append(_before(found[-1] if found else config, change))
+    return found
 
 
 def check_same_data(folder: Path, fingerprints: Mapping[str, str]) -> None:
@@ -84,30 +110,50 @@ class RunRecord:
 
     @classmethod
     def open(
-        cls, folder: Path, config: TaskConfig, facts: Mapping[str, Any], *, writes: bool, began: float
+        cls,
+        folder: Path,
+        config: TaskConfig,
+        facts: Mapping[str, Any],
+        *,
+        writes: bool,
+        began: float,
+        changed: Changes | None = None,
+        at: Mapping[str, int] | None = None,
     ) -> RunRecord:
         """Create the record or go on with the one there; `facts` are written over what was known.
 
-        began: when this session did, on the monotonic clock (seconds).
+        began: when this session did, on the monotonic clock (seconds). changed: what `check_same` found. at: how many
+        steps each training had done by then.
         """
+        values: dict[str, Any]
         values = load(folder) if is_run(folder) else {"format": 1, "created": now(), "sessions": [], "warnings": []}
-        values = {**values, **facts, "config_hash": digest(identity(config, ("must",)))}
+        values = {**values, **facts, "config_hash": digest(identity(config))}
+        values |= {"changes": _history(list(values.get("changes", ())), config, changed or {}, at or {})}
         record = cls(folder, values, writes=writes, began=began)
-        if writes:
+        begun = is_run(folder) and (folder / "config.yaml").is_file()
+        if writes and not begun:
             folder.mkdir(parents=True, exist_ok=True)
-            if not is_run(folder) or not (folder / "config.yaml").is_file():
-                write_text(folder / "config.yaml", to_yaml(config))
+            write_text(folder / "config.yaml", to_yaml(config))
         record.save()
+        if writes and begun and changed:
+            write_text(folder / "config.yaml", to_yaml(config))
         return record
 
-    def begin_session(self, device: str) -> None:
-        """A session begins; one that was killed before has no end, and stays without."""
+    def begin_session(self, device: str, bounds: Mapping[str, str]) -> None:
+        """A session begins; one that was killed before has no end, and stays without.
+
+        bounds: what bit-for-bit equality hangs on (`env.bounds`).
+        """
         self.values["sessions"].append(
             {"started": now(), "ended": None, "why_stopped": None, "device": device, "from_step": None, "to_step": None,
-             "resumed_from": None}
+             "resumed_from": None, "bounds": dict(bounds)}
         )  # fmt: skip
         self.values |= {"status": "running", "reason": None}
         self.save()
+
+    def last_bounds(self) -> Mapping[str, str]:
+        """What bit-for-bit equality hung on in the session before; empty if there was none."""
+        return dict(self.values["sessions"][-1].get("bounds", {})) if self.values["sessions"] else {}
 
     def note(self, stage: str, facts: Mapping[str, Any]) -> None:
         """What a training stage has done in this session so far; told at every save."""
@@ -157,6 +203,31 @@ def seconds_spent(folder: Path) -> float:
 
 def _spent(values: Mapping[str, Any]) -> float:
     return sum(item.get("seconds") or 0.0 for item in values["sessions"])
+
+
+def _changes(before: TaskConfig, after: TaskConfig, kind: str) -> Changes:
+    return changes(identity(before, (kind,)), identity(after, (kind,)))
+
+
+def _before(config: TaskConfig, changed: Changes) -> TaskConfig:
+    values = config.model_dump(mode="json")
+    for key, (old, _) in changed.items():
+        put(values, key, old)
+    return type(config).model_validate(values)
+
+
+def _history(
+    history: list[dict[str, Any]], config: TaskConfig, changed: Changes, at: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """The list of changes with this one; a last one that a kill kept from taking effect is taken out."""
+    begun = _before(config, changed)
+    values = dict(dotted(begun.model_dump(mode="json")))
+    if history and any(values[key] != new for key, (_, new) in history[-1]["changes"].items()):
+        history.pop()
+    if changed:
+        rule = {"rule": EXTENSION} if _changes(begun, config, "extendable") else {}
+        history.append({"when": now(), "changes": changed, "at": dict(at), **rule})
+    return history
 
 
 def now() -> str:

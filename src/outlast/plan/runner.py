@@ -1,7 +1,8 @@
 """Runs a plan on this machine: stage after stage in the order of needs, skipping what is done, until it must stop.
 
 Every stage is resumable: training by its checkpoints, prediction by its shards, a call by being done again. Stages that
-were begun under another identity (their configuration, data or inputs changed) are done again from the start.
+were begun under another identity (their configuration, data or inputs changed) are done again from the start; trainings
+that were only made longer go on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from outlast.base.accident import reached
 from outlast.base.clock import Deadline, Durations
 from outlast.base.files import sweep, write_folder
 from outlast.base.log import say
-from outlast.config.identity import digest
 from outlast.data.table import Examples
 from outlast.errors import CheckpointError, RunError, TaskError, TrainingError
 from outlast.loop.accel import Compute
@@ -24,7 +24,7 @@ from outlast.loop.evaluate import predict
 from outlast.loop.samples import open_loader
 from outlast.loop.setup import Job, load_weights, model_hash
 from outlast.loop.train import train
-from outlast.plan import ledger
+from outlast.plan import extension, ledger
 from outlast.save import store
 from outlast.save.format import read_weights
 from outlast.save.resume import choose
@@ -49,6 +49,7 @@ class Surroundings:
     durations: Durations = field(default_factory=Durations)
     stop: Callable[[], str | None] = lambda: None
     start_from: Mapping[str, Path] = field(default_factory=dict)  # weights to begin with, by training stage
+    earlier: Sequence[Sequence[Stage]] = ()  # the plans of this run's earlier configurations
     noted: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
     afterwards: tuple[str, ...] = ("report",)  # kinds of work that follow a stop, for which time is set aside
     progressed: bool = False  # whether this session has done anything that the next one need not do again
@@ -63,7 +64,7 @@ def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) 
             continue
         learner, config = _learner(stage, trains), _config(stage, trains)
         examples = around.examples[learner.name] if learner is not None else None
-        fingerprint = _fingerprint(stage, examples)
+        fingerprint = ledger.data_fingerprint(examples)
         unmet = [name for name in needed(stage) if not (around.run / name / ledger.RECORD).is_file()]
         if unmet:
             raise TaskError(f"the stage {stage.name!r} needs {', '.join(unmet)}, which is not done yet")
@@ -75,6 +76,8 @@ def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) 
         if reason:
             return reason
         if around.compute.main:
+            if extension.was_begun(stage, identity, fingerprint, around.run, around.earlier):
+                _extend(folder, identity)
             _prepare(folder, identity, around)
         around.compute.wait()
         began = time.monotonic()
@@ -227,6 +230,14 @@ def _prepare(folder: Path, identity: str, around: Surroundings) -> None:
         (folder / ledger.RECORD).unlink()
 
 
+def _extend(folder: Path, identity: str) -> None:
+    """The training that lies here was made longer: it goes on under its new identity."""
+    extension.check_checkpoint(folder)
+    saved = store.newest(folder / "checkpoints", [])
+    say(f"{folder.name} is extended: it goes on from step {saved.step if saved else 0} under the longer plan")
+    ledger.note(folder, identity)
+
+
 def _free_name(parent: Path, name: str) -> Path:
     number = 1
     while (path := parent / f"{name}-{number}").exists():
@@ -267,12 +278,3 @@ def _learner(stage: Stage, trains: Mapping[str, Train]) -> Learner | None:
 
 def _config(stage: Stage, trains: Mapping[str, Train]) -> Any:
     return trains[stage.model].config if isinstance(stage, Predict) else stage.config
-
-
-def _fingerprint(stage: Stage, examples: Examples | None) -> str:
-    """What of the data a stage depends on: contents and split, not only contents."""
-    if examples is None:
-        return ""
-    decided = [name for name in ("split", "fold") if name in examples.table.columns]
-    columns = ["id", "hash", *decided, *examples.batch_columns]
-    return digest(examples.table[columns].astype(str).to_numpy().tolist())

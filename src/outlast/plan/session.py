@@ -11,7 +11,7 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -20,16 +20,16 @@ from outlast import task as tasks
 from outlast.base.clock import Deadline, Durations, format_duration, parse_duration
 from outlast.base.files import TEMPORARY, locked, sha256, sweep
 from outlast.base.log import quiet, say, warn
-from outlast.config.identity import digest
+from outlast.config.identity import Changes, digest, lines
 from outlast.config.load import resolve
 from outlast.config.schema import TaskConfig
 from outlast.data.split import freeze
 from outlast.data.table import Examples
-from outlast.env import device, host, signals
+from outlast.env import bounds, device, host, signals
 from outlast.env.host import Host
 from outlast.errors import OutlastError, RunError, UsageError
 from outlast.loop.accel import Compute, check_precision, set_up
-from outlast.plan import ledger, record, runner, sources
+from outlast.plan import extension, ledger, record, runner, sources
 from outlast.report import page
 from outlast.save import store
 from outlast.task import DATA, Stage, Task, Train, needed
@@ -54,6 +54,7 @@ class Request:
     stage: str | None = None
     synthetic: bool = False
     fallback: bool = True
+    extend: bool = False
     deadline: Deadline | None = None
 
     def command(self, run: Path, preset: str, quota_used_seconds: float = 0.0) -> str:
@@ -72,6 +73,7 @@ class Request:
         words += ["--stage", self.stage] if self.stage else []
         words += ["--synthetic"] if self.synthetic else []
         words += [] if self.fallback else ["--no-fallback"]
+        words += ["--extend"] if self.extend else []
         return shlex.join([*words, *self.overrides])
 
 
@@ -92,6 +94,8 @@ class Session:
     began: float  # on the monotonic clock
     synthetic: bool
     warnings: list[str] = field(default_factory=list)
+    changed: Changes = field(default_factory=dict)  # on purpose, since the last session
+    earlier: list[list[Stage]] = field(default_factory=list)  # the plans of the run's earlier configurations
 
     @property
     def command(self) -> str:
@@ -103,6 +107,10 @@ class Session:
 def run_session(asked: Request) -> dict[str, Any]:
     """Do one session of what was asked for. Returns what `outlast.train` returns."""
     began = time.monotonic()
+    if asked.extend and asked.resume == "never":
+        raise UsageError(
+            "--extend goes on with a run and --resume never begins a new one", hint="leave one of them out"
+        )
     machine = host.detect()
     task = tasks.find(asked.task)
     preset = asked.preset or device.default_preset(list(task.presets))
@@ -118,7 +126,9 @@ def run_session(asked: Request) -> dict[str, Any]:
         say(f"preset {preset!r}, because this machine computes with {accelerator.name}; choose another with --preset")
     busy = f"another process is training in {run}"
     with locked(run.parent / f".{run.name}.lock", busy) if compute.main else contextlib.nullcontext():
-        exists = _check_run(run, task, config, asked.resume, warnings)
+        changed = _check_run(run, task, config, asked, preset)
+        exists = changed is not None
+        warnings += [f"changed in the middle of the run: {line}" for line in lines(changed or {})]
         host.make_scratch(machine)
         plan = list(task.stages(config))
         _check_stage(plan, asked.stage, run if exists else None)
@@ -130,12 +140,16 @@ def run_session(asked: Request) -> dict[str, Any]:
             run if exists else None,
         )
         sources.check_samples(plan, examples, machine)
+        earlier = (
+            [list(task.stages(each)) for each in record.earlier(run, config, changed)] if changed is not None else []
+        )
+        extension.check(plan, earlier, examples, run)
         runner.check_models(plan, examples, run, begun=exists, start_from=_beginnings(plan, asked))
         _set_aside(run, asked.resume, compute)
         session = Session(
             task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,
             deadline=deadline, device_name=accelerator.name,
-            asked=asked, began=began, warnings=warnings,
+            asked=asked, began=began, warnings=warnings, changed=changed or {}, earlier=earlier,
             synthetic=any((item.root / sources.SYNTHETIC).is_file() for item in examples.values()),
         )  # fmt: skip
         return _go_on(session)
@@ -149,19 +163,27 @@ def _go_on(session: Session) -> dict[str, Any]:
     if session.synthetic:
         say("SYNTHETIC: this run trains on made-up data; its numbers say nothing about real data")
     provenance = _provenance(session)
-    facts = {**provenance, **_facts(session)}
-    kept = record.RunRecord.open(run, session.config, facts, writes=compute.main, began=session.began)
+    kept = record.RunRecord.open(
+        run, session.config, {**provenance, **_facts(session)}, writes=compute.main, began=session.began,
+        changed=session.changed, at=extension.standing(session.plan, run) if session.changed else {},
+    )  # fmt: skip
     if compute.main:
         sweep(run)
         for name, item in session.examples.items():
             path = run / sources.split_name(name, session.examples)
             if not path.is_file():
-                freeze(item.table, path, decided=("split", "fold"))
+                freeze(item.table, path, decided=sources.DECIDED, compared=item.batch_columns)
         kept.values["split_hash"] = digest(
             [sha256(run / sources.split_name(name, session.examples)) for name in session.examples]
         )
-    kept.warn(session.warnings)
-    kept.begin_session(compute.device.type)
+    if session.changed and "rule" in kept.values["changes"][-1]:
+        say(f"extended: {record.EXTENSION}")
+    now = bounds.bounds(tasks.sources(session.task.name), session.device_name, compute.threads, compute.processes)
+    moved = bounds.changed(kept.last_bounds(), now)
+    for sentence in moved:
+        warn(sentence)
+    kept.warn([*session.warnings, *moved])
+    kept.begin_session(compute.device.type, now)
     # What took long in the sessions before is set aside from the first step of this one.
     durations = kept.durations
     if session.deadline.limited:
@@ -172,7 +194,8 @@ def _go_on(session: Session) -> dict[str, Any]:
             run=run, examples=session.examples, compute=compute, scratch=session.machine.scratch,
             cores=session.machine.cores, record={**provenance, "config_hash": kept.values["config_hash"]},
             synthetic=session.synthetic, deadline=session.deadline, durations=durations,
-            stop=lambda: request.reason, start_from=_beginnings(session.plan, asked), noted=kept.note,
+            stop=lambda: request.reason, start_from=_beginnings(session.plan, asked), earlier=session.earlier,
+            noted=kept.note,
         )  # fmt: skip
         try:
             stopped = runner.run(session.plan, around, asked.stage)
@@ -215,24 +238,27 @@ def write_report(run: Path) -> Path:
     return page.write(run, tasks.find(record.load(run)["task"]).figures)
 
 
-def _check_run(run: Path, task: Task, config: TaskConfig, resume: str, warnings: list[str]) -> bool:
-    """Whether the folder holds a run that goes on; refuses anything else that lies there."""
+def _check_run(run: Path, task: Task, config: TaskConfig, asked: Request, preset: str) -> Changes | None:
+    """What was changed on purpose in the run that goes on, or None if none does; refuses anything else there."""
     if run.is_dir() and not os.access(run, os.W_OK | os.X_OK):
         raise RunError(f"{run} may not be written", hint="give another folder with --out, or change its permissions")
     if record.is_run(run):
-        if resume == "never":
-            return False
-        changes = record.check_same(run, task.name, config)
-        warnings += [f"changed in the middle of the run: {line}" for line in changes]
-        return True
+        if asked.resume == "never":
+            return None
+        command = replace(asked, extend=True).command(run, preset)
+        return record.check_same(run, task.name, config, extend=asked.extend, extend_command=command)
     # A kill in the first moments of a run may leave its configuration alone; nothing is lost by beginning again.
     if run.exists() and (not run.is_dir() or any(not _is_remnant(path) for path in run.iterdir())):
         raise RunError(f"{run} exists and is not a run of Outlast", hint="give another folder with --out")
-    if resume == "must":
+    if asked.resume == "must":
         raise RunError(
             f"there is no run in {run} to resume", hint="use --resume auto, or give the run's folder with --out"
         )
-    return False
+    if asked.extend:
+        raise RunError(
+            f"there is no run in {run} to extend", hint="give the run's folder with --out, or leave --extend out"
+        )
+    return None
 
 
 def _is_remnant(path: Path) -> bool:

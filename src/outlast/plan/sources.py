@@ -18,12 +18,13 @@ from outlast.base.log import say
 from outlast.data.split import obey
 from outlast.data.table import Examples
 from outlast.env.host import Host
-from outlast.errors import DataNotFoundError, UsageError
+from outlast.errors import DataError, DataNotFoundError, UsageError
 from outlast.loop.accel import Compute
 from outlast.loop.samples import open_cache
 from outlast.plan import record
 from outlast.task import DATA, Predict, Stage, Task, Train
 
+DECIDED = ("split", "fold")  # the columns of the examples that a run decides once and keeps
 SYNTHETIC = "SYNTHETIC.txt"  # a data root that holds this file is synthetic, and so is all that is made from it
 
 
@@ -83,12 +84,18 @@ def examples_of(plan: Sequence[Stage], roots: Mapping[str, Path], run: Path | No
     found = {}
     for name, stage in learners.items():
         assert stage.learner is not None
-        found[name] = stage.learner.examples(stage.config, roots)
+        try:
+            found[name] = stage.learner.examples(stage.config, roots)
+        except DataError as error:
+            if run is not None and not isinstance(error, DataNotFoundError):
+                error.hint = f"bring back the data that {run} was begun with; or, for a new run, {error.hint}"
+            raise
     if run is not None:
         for name, item in found.items():
             path = run / split_name(name, found)
             if path.is_file():
-                found[name] = replace(item, table=obey(item.table, path))
+                table = obey(item.table, path, decided=DECIDED, compared=item.batch_columns)
+                found[name] = replace(item, table=table)
         record.check_same_data(run, {name: item.fingerprint for name, item in found.items()})
     return found
 
