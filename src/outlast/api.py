@@ -39,6 +39,7 @@ def train(
     synthetic: bool = False,
     fallback: bool = True,
     extend: bool = False,
+    mirror: str | None = None,
     deadline: Deadline | None = None,
 ) -> dict[str, Any]:
     """Train a task until it is finished or the session must end; call it again to go on.
@@ -46,7 +47,8 @@ def train(
     Durations are texts such as "9h", or seconds. It stops early enough before the earliest of three ends: that of the
     session, of the accelerator's quota (`quota_left`, of which an hour costs `quota_rate` hours), and of the run's own
     time over all its sessions (`time_limit`). extend: the run may be made longer, by larger train.epochs,
-    train.minimum_steps or train.patience_epochs.
+    train.minimum_steps or train.patience_epochs. mirror: a folder or any fsspec URL that keeps a verified copy of the
+    run, from which it goes on if it is further there.
 
     Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
     "stages_left"}; "stages" holds what each finished stage recorded, the scores among them.
@@ -60,7 +62,7 @@ def train(
             config=Path(config) if config else None, overrides=overrides, resume=resume,
             start_from=Path(start_from) if start_from else None, session_limit=session_limit, time_limit=time_limit,
             quota_left=quota_left, quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=fallback,
-            extend=extend,
+            extend=extend, mirror=mirror,
             deadline=deadline,
         )
     )  # fmt: skip

@@ -70,6 +70,9 @@ def train(
     quota_rate: Annotated[float, typer.Option(help="Quota hours that an hour of session costs.")] = 1.0,
     stage: Annotated[str | None, typer.Option(help="Do only this stage of the plan.")] = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Train on the task's synthetic set.")] = False,
+    mirror: Annotated[
+        str | None, typer.Option(metavar="URL", help="Keep a verified copy: a folder, s3://bucket/folder, ...")
+    ] = None,
     extend: Annotated[
         bool, typer.Option("--extend", help="Make the run's training longer (train.epochs=...).")
     ] = False,
@@ -85,6 +88,7 @@ def train(
         task, data=data, out=out, preset=preset, config=config, overrides=overrides or [], resume=resume,  # type: ignore[arg-type]
         start_from=start_from, session_limit=session_limit, time_limit=time_limit, quota_left=quota_left,
         quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=not no_fallback, extend=extend,
+        mirror=mirror,
     )  # fmt: skip
     _print(result, as_json, "")
 

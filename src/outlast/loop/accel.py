@@ -7,7 +7,7 @@ without saying so.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -90,9 +90,14 @@ def set_up(threads: int | None, cores: int) -> Compute:
     # Without a GPU accelerate sets up several processes only if it is told that the CPU is meant.
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
     processes = int(accelerator.num_processes)
-    count = threads if threads is not None else max(cores // processes, 1)
-    torch.set_num_threads(count)
-    return Compute(accelerator, accelerator.device, int(accelerator.process_index), processes, count)
+    compute = Compute(accelerator, accelerator.device, int(accelerator.process_index), processes, 0)
+    return with_threads(compute, threads if threads is not None else max(cores // processes, 1))
+
+
+def with_threads(compute: Compute, threads: int) -> Compute:
+    """The same with another number of CPU threads for a step."""
+    torch.set_num_threads(threads)
+    return replace(compute, threads=threads)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

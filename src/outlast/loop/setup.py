@@ -42,7 +42,7 @@ class Job:
 
     stop(): why the run should stop now (a signal), or None. record: provenance that every checkpoint carries.
     saved(facts): told by the writer's thread, at every save, how far this session has come. afterwards: the kinds of
-    work that follow a stop, for which time is set aside.
+    work that follow a stop, for which time is set aside. words(): what else the progress line tells.
     """
 
     stage: Train
@@ -59,6 +59,7 @@ class Job:
     start_from: Path | None = None
     saved: Callable[[Mapping[str, Any]], None] = lambda facts: None
     afterwards: tuple[str, ...] = ("report",)
+    words: Callable[[], str] = lambda: ""
 
     @property
     def learner(self) -> Learner:

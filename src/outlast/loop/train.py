@@ -133,7 +133,8 @@ class _Session:
                 self.trace.append(state.step, micro_batches, sums)
             reached("stepped")
             self.watch.push(state.step, sums, [batch["row"] for batch in micro_batches])
-            self.progress.update(self._position(), f"epoch {state.epoch + 1}/{setup.epochs}", job.deadline.remaining())
+            words = f"epoch {state.epoch + 1}/{setup.epochs} {job.words()}".rstrip()
+            self.progress.update(self._position(), words, job.deadline.remaining())
             job.durations.record("step", self.now() - began)
             reason = self._reason_to_stop()
             if reason:

@@ -8,6 +8,7 @@ is: a kill between the two leaves a change that did not take effect, which the n
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,11 @@ def load(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or "task" not in record:
         raise RunError(f"{folder / NAME} is not the record of a run", hint="restore it from a copy, or start a new run")
     return record
+
+
+def run_id(folder: Path) -> str | None:
+    """What a run is known by wherever its folder lies; None if there is no run in `folder`."""
+    return str(load(folder).get("run_id")) if is_run(folder) else None
 
 
 def check_same(folder: Path, task: str, config: TaskConfig, *, extend: bool, extend_command: str) -> Changes:
@@ -127,6 +133,7 @@ class RunRecord:
         """
         values: dict[str, Any]
         values = load(folder) if is_run(folder) else {"format": 1, "created": now(), "sessions": [], "warnings": []}
+        values.setdefault("run_id", secrets.token_hex(8))
         values = {**values, **facts, "config_hash": digest(identity(config))}
         values |= {"changes": _history(list(values.get("changes", ())), config, changed or {}, at or {})}
         record = cls(folder, values, writes=writes, began=began)
@@ -173,6 +180,12 @@ class RunRecord:
         }  # fmt: skip
         self.values.setdefault("parameters", {})[stage] = facts["parameters"]
         self.values.setdefault("stall_seconds", {})[stage] = facts["stall_seconds"]
+
+    def mirrored(self, state: Mapping[str, Any]) -> None:
+        """How the run's mirror stands."""
+        with self._lock:
+            self.values["mirror"] = dict(state)
+            self.save()
 
     def warn(self, sentences: Sequence[str]) -> None:
         """Keep warnings that are not there yet."""

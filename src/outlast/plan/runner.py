@@ -51,6 +51,8 @@ class Surroundings:
     start_from: Mapping[str, Path] = field(default_factory=dict)  # weights to begin with, by training stage
     earlier: Sequence[Sequence[Stage]] = ()  # the plans of this run's earlier configurations
     noted: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
+    finished: Callable[[], None] = lambda: None  # told when a stage is done
+    words: Callable[[], str] = lambda: ""  # for the progress line
     afterwards: tuple[str, ...] = ("report",)  # kinds of work that follow a stop, for which time is set aside
     progressed: bool = False  # whether this session has done anything that the next one need not do again
 
@@ -92,6 +94,8 @@ def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) 
         around.compute.wait()
         if reason:
             return reason
+        if around.compute.main:
+            around.finished()
     return None
 
 
@@ -151,6 +155,7 @@ def _train(stage: Train, folder: Path, identity: str, around: Surroundings, bega
             start_from=around.start_from.get(stage.name),
             saved=lambda facts: around.noted(stage.name, facts),
             afterwards=around.afterwards,
+            words=around.words,
         )
         outcome = train(job)
     around.progressed |= outcome.advanced or outcome.stopped is None

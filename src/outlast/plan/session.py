@@ -28,10 +28,13 @@ from outlast.data.table import Examples
 from outlast.env import bounds, device, host, signals
 from outlast.env.host import Host
 from outlast.errors import OutlastError, RunError, UsageError
-from outlast.loop.accel import Compute, check_precision, set_up
+from outlast.loop.accel import Compute, check_precision, set_up, with_threads
 from outlast.plan import extension, ledger, record, runner, sources
+from outlast.plan.mirroring import copies, open_mirror
 from outlast.report import page
 from outlast.save import store
+from outlast.save.mirror import Mirror
+from outlast.save.place import shown
 from outlast.task import DATA, Stage, Task, Train, needed
 
 
@@ -55,6 +58,7 @@ class Request:
     synthetic: bool = False
     fallback: bool = True
     extend: bool = False
+    mirror: str | None = None
     deadline: Deadline | None = None
 
     def command(self, run: Path, preset: str, quota_used_seconds: float = 0.0) -> str:
@@ -70,6 +74,7 @@ class Request:
             words += ["--quota-left", f"{max(round(_seconds(self.quota_left) - quota_used_seconds), 0)}s"]
             words += ["--quota-rate", f"{self.quota_rate:g}"] if self.quota_rate != 1 else []
         words += ["--start-from", str(self.start_from)] if self.start_from else []
+        words += ["--mirror", shown(self.mirror)] if self.mirror else []
         words += ["--stage", self.stage] if self.stage else []
         words += ["--synthetic"] if self.synthetic else []
         words += [] if self.fallback else ["--no-fallback"]
@@ -107,18 +112,14 @@ class Session:
 def run_session(asked: Request) -> dict[str, Any]:
     """Do one session of what was asked for. Returns what `outlast.train` returns."""
     began = time.monotonic()
-    if asked.extend and asked.resume == "never":
-        raise UsageError(
-            "--extend goes on with a run and --resume never begins a new one", hint="leave one of them out"
-        )
+    _check_usage(asked)
     machine = host.detect()
     task = tasks.find(asked.task)
     preset = asked.preset or device.default_preset(list(task.presets))
     overrides = [*asked.overrides, *([] if asked.fallback else ["train.fallback=false"])]
     config, warnings = resolve(task.config, task.presets, preset, file=asked.config, overrides=overrides)
     run = asked.out or Path("runs") / f"{task.name.rpartition('.')[2]}-{preset}"
-    deadline = asked.deadline or _deadline(asked, machine, run, began)
-    compute = set_up(config.train.threads or _threads_so_far(run, machine), machine.cores)
+    compute = set_up(config.train.threads, machine.cores)
     quiet(not compute.main)
     check_precision(config.train.precision, compute.device)
     accelerator = device.detect()
@@ -126,6 +127,11 @@ def run_session(asked: Request) -> dict[str, Any]:
         say(f"preset {preset!r}, because this machine computes with {accelerator.name}; choose another with --preset")
     busy = f"another process is training in {run}"
     with locked(run.parent / f".{run.name}.lock", busy) if compute.main else contextlib.nullcontext():
+        mirror = open_mirror(asked.mirror, run, asked.resume) if asked.mirror and compute.main else None
+        compute.wait()
+        deadline = asked.deadline or _deadline(asked, machine, run, began)
+        if config.train.threads is None and (threads := _threads_so_far(run, machine)) is not None:
+            compute = with_threads(compute, threads)
         changed = _check_run(run, task, config, asked, preset)
         exists = changed is not None
         warnings += [f"changed in the middle of the run: {line}" for line in lines(changed or {})]
@@ -152,10 +158,10 @@ def run_session(asked: Request) -> dict[str, Any]:
             asked=asked, began=began, warnings=warnings, changed=changed or {}, earlier=earlier,
             synthetic=any((item.root / sources.SYNTHETIC).is_file() for item in examples.values()),
         )  # fmt: skip
-        return _go_on(session)
+        return _go_on(session, mirror)
 
 
-def _go_on(session: Session) -> dict[str, Any]:
+def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
     """Run the plan; the record is right before, during and after."""
     run, compute, asked = session.run, session.compute, session.asked
     for sentence in [*session.warnings, *(note for item in session.examples.values() for note in item.notes)]:
@@ -189,13 +195,18 @@ def _go_on(session: Session) -> dict[str, Any]:
     if session.deadline.limited:
         # What was never measured may take long; in a long session there is time to be careful.
         durations.guess_seconds = min(max(2.0, 0.02 * session.deadline.remaining()), 30.0)
-    with signals.listen() as request:
+    with signals.listen() as request, copies(mirror, kept) as copy:
+
+        def noted(stage: str, facts: Mapping[str, Any]) -> None:
+            kept.note(stage, facts)
+            copy.offer()
+
         around = runner.Surroundings(
             run=run, examples=session.examples, compute=compute, scratch=session.machine.scratch,
             cores=session.machine.cores, record={**provenance, "config_hash": kept.values["config_hash"]},
             synthetic=session.synthetic, deadline=session.deadline, durations=durations,
             stop=lambda: request.reason, start_from=_beginnings(session.plan, asked), earlier=session.earlier,
-            noted=kept.note,
+            noted=noted, finished=copy.offer, words=copy.words, afterwards=("report", *copy.afterwards),
         )  # fmt: skip
         try:
             stopped = runner.run(session.plan, around, asked.stage)
@@ -203,24 +214,25 @@ def _go_on(session: Session) -> dict[str, Any]:
             reason = error.message if isinstance(error, OutlastError) else f"{type(error).__name__}: {error}"
             kept.end_session("failed", reason, session.command)
             raise
-    results = {stage.name: ledger.result(run / stage.name) for stage in session.plan}
-    left = [name for name, value in results.items() if value is None]
-    status = "stopped" if stopped or left else "finished"
-    why = stopped or (f"stages left: {', '.join(left)}" if left else None)
-    next_command = session.command if status == "stopped" else None
-    kept.end_session(status, why, next_command)
-    began = session.deadline.now()
-    report = write_report(run) if compute.main else run / "report.html"
-    durations.record("report", session.deadline.now() - began)
-    kept.save()
-    compute.wait()
+        results = {stage.name: ledger.result(run / stage.name) for stage in session.plan}
+        left = [name for name, value in results.items() if value is None]
+        status = "stopped" if stopped or left else "finished"
+        why = stopped or (f"stages left: {', '.join(left)}" if left else None)
+        next_command = session.command if status == "stopped" else None
+        kept.end_session(status, why, next_command)
+        began = session.deadline.now()
+        report = write_report(run) if compute.main else run / "report.html"
+        durations.record("report", session.deadline.now() - began)
+        kept.save()
+        not_mirrored = copy.finish(session.deadline)
+        compute.wait()
     if stopped == session.deadline.reason and not around.progressed:
         raise RunError(
             f"the session ended before anything could be done: the {stopped} left too little for getting ready "
             f"(reading the data, building the model) and for the {format_duration(_reserve(durations))} set aside",
             hint=f"give more with --{stopped.replace(' ', '-')}",
         )
-    _say_end(session, why, report)
+    _say_end(session, why, report, not_mirrored)
     return {
         "status": status,
         "reason": why,
@@ -230,12 +242,26 @@ def _go_on(session: Session) -> dict[str, Any]:
         "synthetic": session.synthetic,
         "stages": {name: value for name, value in results.items() if value is not None},
         "stages_left": left,
+        "mirror": kept.values.get("mirror"),
     }
 
 
 def write_report(run: Path) -> Path:
     """Write the run's report.html with the figures of its task."""
     return page.write(run, tasks.find(record.load(run)["task"]).figures)
+
+
+def _check_usage(asked: Request) -> None:
+    """Refuse what is wrong whatever lies in the folder. Raises UsageError."""
+    if asked.extend and asked.resume == "never":
+        raise UsageError(
+            "--extend goes on with a run and --resume never begins a new one", hint="leave one of them out"
+        )
+    for duration in (asked.session_limit, asked.time_limit, asked.quota_left):
+        if duration is not None:
+            _seconds(duration)
+    if not asked.quota_rate > 0:
+        raise UsageError(f"--quota-rate {asked.quota_rate:g} is not a rate", hint="give a number such as 1.0")
 
 
 def _check_run(run: Path, task: Task, config: TaskConfig, asked: Request, preset: str) -> Changes | None:
@@ -301,8 +327,6 @@ def _deadline(asked: Request, machine: Host, run: Path, began: float) -> Deadlin
     if asked.session_limit is not None:
         ends.append(Deadline.after(_seconds(asked.session_limit), since=machine.session_started))
     if asked.quota_left is not None:
-        if not asked.quota_rate > 0:
-            raise UsageError(f"--quota-rate {asked.quota_rate:g} is not a rate", hint="give a number such as 1.0")
         session = _seconds(asked.quota_left) / asked.quota_rate
         ends.append(Deadline.after(session, "quota left", since=machine.session_started))
     if asked.time_limit is not None:
@@ -379,7 +403,7 @@ def _facts(session: Session) -> dict[str, Any]:
     }
 
 
-def _say_end(session: Session, reason: str | None, report: Path) -> None:
+def _say_end(session: Session, reason: str | None, report: Path, not_mirrored: str | None) -> None:
     mark = " (SYNTHETIC data)" if session.synthetic else ""
     if reason:
         # What is kept is what verifies: checkpoints, and the stages that are done.
@@ -388,3 +412,5 @@ def _say_end(session: Session, reason: str | None, report: Path) -> None:
         say(f"stopped in time ({reason}) with {kept}{mark}; go on with:\n  {session.command}")
     else:
         say(f"finished{mark}; report: {report}")
+    if not_mirrored is not None:
+        warn(not_mirrored)
