@@ -1,9 +1,13 @@
-"""An S3 server on this machine (moto) whose answers can be spoiled."""
+"""An S3 server on this machine (moto) whose answers can be spoiled, and the fixtures that start it."""
 
 import socket
 import threading
 import time
+import urllib.request
+import uuid
 from dataclasses import dataclass, field
+
+import pytest
 
 
 @dataclass
@@ -76,3 +80,50 @@ def _error(environ, start_response, status, code):
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
     start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
     return [body if environ["REQUEST_METHOD"] != "HEAD" else b""]
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class Quiet(WSGIRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log(self, *_):
+            pass
+
+    server = Server(DomainDispatcherApplication(create_backend_app))
+    http = make_server("127.0.0.1", 0, server, threaded=True, request_handler=Quiet)
+    server.address = f"http://127.0.0.1:{http.server_port}"
+    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch, tmp_path):
+    """The server without faults, and an empty bucket: s3.url is a mirror's URL."""
+    from fsspec.config import conf
+
+    s3_server.faults, s3_server.refused_key, s3_server.requests = [], None, []
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "FIRSTKEYFORTESTS",
+        "AWS_SECRET_ACCESS_KEY": "a-secret-for-tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_server.address,
+        "AWS_CONFIG_FILE": str(tmp_path / "no-config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-credentials"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(conf, "s3", {"config_kwargs": {"read_timeout": 1}})
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    urllib.request.urlopen(urllib.request.Request(f"{s3_server.address}/{bucket}", method="PUT")).close()
+    s3_server.url = f"s3://{bucket}/runs/one"
+    return s3_server

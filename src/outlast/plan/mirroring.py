@@ -29,7 +29,9 @@ def open_mirror(url: str, run: Path, resume: str) -> Mirror:
     Raises UsageError, RunError, CheckpointError as save.mirror and save.bring_back do.
     """
     mirror = Mirror.open(url, run)
-    if resume != "never":
+    if resume == "never":
+        mirror.check_run("none yet")
+    else:
         restored = bring_back(mirror, run, record.run_id(run))
         if restored is not None:
             say(restored.sentence)

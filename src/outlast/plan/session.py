@@ -32,7 +32,7 @@ from outlast.loop.accel import Compute, check_precision, set_up, with_threads
 from outlast.plan import extension, ledger, record, runner, sources
 from outlast.plan.mirroring import copies, open_mirror
 from outlast.report import page
-from outlast.save import store
+from outlast.save import bring_back, store
 from outlast.save.mirror import Mirror
 from outlast.save.place import shown
 from outlast.task import DATA, Stage, Task, Train, needed
@@ -293,13 +293,8 @@ def _is_remnant(path: Path) -> bool:
 
 def _set_aside(run: Path, resume: str, compute: Compute) -> None:
     """`--resume never` starts anew; the run that was there is kept under another name."""
-
     if resume == "never" and compute.main and record.is_run(run):
-        number = 1
-        while (aside := run.with_name(f"{run.name}.before-{number}")).exists():
-            number += 1
-        run.rename(aside)
-        say(f"--resume never: the run that was in {run} is now {aside}")
+        say(f"--resume never: the run that was in {run} is now {bring_back.set_aside(run)}")
     compute.wait()
 
 

@@ -43,6 +43,8 @@ _PACKAGES = {
 _WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "abfs", "az", "hf", "oss"}
 
 Result = TypeVar("Result")
+# Not the global generator: a training that draws from it would depend on how often an upload was tried.
+_jitter = random.SystemRandom()
 
 
 def shown(url: str) -> str:
@@ -54,7 +56,7 @@ def delays() -> Iterator[float]:
     """Seconds to wait before each new attempt: doubling, up to a minute, and random so that machines spread out."""
     longest = _FIRST_DELAY_SECONDS
     while True:
-        yield longest * random.uniform(0.5, 1.0)
+        yield longest * _jitter.uniform(0.5, 1.0)
         longest = min(2 * longest, _LONGEST_DELAY_SECONDS)
 
 

@@ -1,7 +1,7 @@
 """Where a stage starts from, decided by four rules in one place:
 
 1. the newest verified checkpoint of the run;
-2. a newer verified one on the mirror (rule 2 has nothing to look at until there are mirrors);
+2. a newer verified one on the mirror (a session brings it into the run's folder before it looks here: `bring_back`);
 3. `--start-from`: weights only;
 4. fresh.
 
