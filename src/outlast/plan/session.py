@@ -29,7 +29,7 @@ from outlast.env import device, host, signals
 from outlast.env.host import Host
 from outlast.errors import OutlastError, RunError, UsageError
 from outlast.loop.accel import Compute, check_precision, set_up
-from outlast.plan import ledger, record, runner, sources
+from outlast.plan import disk, ledger, record, runner, sources
 from outlast.report import page
 from outlast.save import store
 from outlast.task import DATA, Stage, Task, Train, needed
@@ -84,6 +84,7 @@ class Session:
     command: str
     synthetic: bool
     warnings: list[str] = field(default_factory=list)
+    disk: dict[str, Any] = field(default_factory=dict)  # what it was predicted to need
 
 
 def run_session(asked: Request) -> dict[str, Any]:
@@ -116,12 +117,16 @@ def run_session(asked: Request) -> dict[str, Any]:
             run if exists else None,
         )
         sources.check_samples(plan, examples, machine)
-        runner.check_models(plan, examples, run, begun=exists, start_from=_beginnings(plan, asked))
+        sizes = runner.check_models(
+            plan, examples, run, begun=exists, start_from=_beginnings(plan, asked), processes=compute.processes
+        )
+        limit_gigabytes = config.saving.disk_limit_gigabytes
+        space, scarce = disk.check(plan, sizes, run, machine, limit_gigabytes, begun=exists, only=asked.stage)
         _set_aside(run, asked.resume, compute)
         session = Session(
             task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,
             deadline=asked.deadline or Deadline(seconds, machine.session_started), device_name=accelerator.name,
-            command=asked.command(run, preset), warnings=warnings,
+            command=asked.command(run, preset), warnings=[*warnings, *scarce], disk=space,
             synthetic=any((item.root / sources.SYNTHETIC).is_file() for item in examples.values()),
         )  # fmt: skip
         return _go_on(session, asked)
@@ -301,6 +306,7 @@ def _facts(session: Session) -> dict[str, Any]:
         },
         "score": {stage.name: stage.learner.score for stage in session.plan if isinstance(stage, Train)},
         "threads": compute.threads,
+        "disk": session.disk,
         "command": session.command,
         "next_command": session.command,
     }
