@@ -102,6 +102,9 @@ class Saving(Settings):
     )
     keep: int = free(2, ge=1, le=1000, description="newest checkpoints kept beside the best weights")
     keep_when_finished: Literal["best", "best_and_last"] = free("best_and_last", description="of a training stage")
+    disk_limit_gigabytes: float | None = free(
+        None, gt=0, description="most that the run may take (on Kaggle: all of /kaggle/working); none: the platform's"
+    )
 
 
 class TaskConfig(Settings):

@@ -16,15 +16,23 @@ from pathlib import Path
 
 from outlast.errors import RunError
 
+KAGGLE_WORKING = Path("/kaggle/working")  # the only folder that is kept, up to this size (users' reports, 2026)
+KAGGLE_BYTES = 20 * 10**9
+
 
 @dataclass(frozen=True)
 class Host:
-    """kind: 'kaggle', 'colab', 'slurm' or 'plain'; session_started: seconds since the epoch; scratch: cache folder."""
+    """kind: 'kaggle', 'colab', 'slurm' or 'plain'; session_started: seconds since the epoch; scratch: cache folder.
+
+    limited: a folder that the platform keeps, and limit_bytes: how much all files in it may take.
+    """
 
     kind: str
     session_started: float
     scratch: Path
     cores: int
+    limited: Path | None = None
+    limit_bytes: int = 0
 
 
 def detect(environ: Mapping[str, str] | None = None) -> Host:
@@ -36,6 +44,8 @@ def detect(environ: Mapping[str, str] | None = None) -> Host:
         session_started=_container_start() if kind in ("kaggle", "colab") else _process_start(),
         scratch=_scratch(kind, environ),
         cores=cores(),
+        limited=KAGGLE_WORKING if kind == "kaggle" else None,
+        limit_bytes=KAGGLE_BYTES if kind == "kaggle" else 0,
     )
 
 

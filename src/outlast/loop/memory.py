@@ -28,11 +28,15 @@ _PHRASES = (
 
 @dataclass(frozen=True)
 class Fit:
-    """What fits: the rung, the micro-batch, and why it is not what was wanted (None if it is)."""
+    """What fits: the rung, the micro-batch, and why it is not what was wanted (None if it is).
+
+    inexact: the operations of the trial step that do not repeat bit for bit on CUDA (loop.deterministic).
+    """
 
     rung: str
     micro_batch: int
     reason: str | None = None
+    inexact: tuple[str, ...] = ()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

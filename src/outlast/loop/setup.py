@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -24,6 +23,7 @@ from outlast.data.loader import Loader
 from outlast.data.sampler import recut
 from outlast.data.table import Examples
 from outlast.errors import CheckpointError, DataError
+from outlast.loop import deterministic
 from outlast.loop.accel import Compute, unwrapped
 from outlast.loop.memory import Fit, find_fit
 from outlast.loop.optim import Plateau, build_average, build_optimizer
@@ -109,25 +109,32 @@ def choose_fit(job: Job, fit: np.ndarray) -> Fit:
     plans = evaluation_plans(np.resize(fit, wanted), wanted, 0, 1)
     batch = next(iter(job.loader.batches(plans, augmented=False)))
 
+    seen = deterministic.Seen()
     alone = replace(job, compute=replace(job.compute, processes=1))  # a trial that fails must not leave others waiting
 
     def attempt(rung: str, micro_batch: int) -> None:
         model = _model(job, rung).to(job.compute.device)
         stepper = _stepper(alone, model)
-        stepper.run([{name: tensor[:micro_batch] for name, tensor in batch.items()}], micro_batch, 0.0)
+        nonlocal seen
+        with deterministic.watch(train.deterministic) as seen:
+            stepper.run([{name: tensor[:micro_batch] for name, tensor in batch.items()}], micro_batch, 0.0)
 
     found = find_fit(attempt, job.learner.rungs(job.config), wanted, fallback=train.fallback)
+    found = replace(found, inexact=tuple(sorted(seen.operations)))
     # Every process must take the same: the smallest of what fits, and the lowest rung.
     rungs = job.learner.rungs(job.config)
     all_found: list[Fit] = job.compute.gather(found)
-    return max(all_found, key=lambda fit: (rungs.index(fit.rung), -fit.micro_batch))
+    refused = {name for names in job.compute.gather(seen.refused) for name in names}
+    chosen = max(all_found, key=lambda fit: (rungs.index(fit.rung), -fit.micro_batch))
+    if refused:
+        deterministic.check(job.stage.name, chosen.inexact, job.compute.device.type, exact=True, refused=refused)
+    return chosen
 
 
 def build(job: Job, fit: Fit) -> Setup:
     """Build everything fresh from the seed."""
     train = job.config.train
     rows, validate = rows_of(job)
-    torch.use_deterministic_algorithms(train.deterministic)
     rng.seed_everything(train.seed)
     model = job.compute.wrap(_model(job, fit.rung))
     # From here on every process draws its own numbers (dropout); the models began equal.

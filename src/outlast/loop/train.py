@@ -20,7 +20,7 @@ import torch
 from outlast.base.accident import reached
 from outlast.base.log import Progress, say, warn
 from outlast.errors import TaskError
-from outlast.loop import trace
+from outlast.loop import deterministic, trace
 from outlast.loop.accel import unwrapped
 from outlast.loop.evaluate import evaluate
 from outlast.loop.memory import Fit
@@ -51,7 +51,9 @@ def train(job: Job) -> Outcome:
     rows_of(job)
     if job.compute.main:
         store.clear_interrupted(job.folder)
+    deterministic.prepare(job.config.train.deterministic)
     fit = _remembered_fit(job) or choose_fit(job, rows_of(job)[0])
+    deterministic.check(job.stage.name, fit.inexact, job.compute.device.type, exact=job.config.train.deterministic)
     setup = build(job, fit)
     choice = choose(job.folder, job.resume, start_from=job.start_from, model_hash=model_hash(setup.model))
     say(choice.sentence)
@@ -82,6 +84,8 @@ class _Session:
     def __init__(self, job: Job, setup: Setup, state: RunState, fit: Fit, saver: Saver | None) -> None:
         self.job, self.setup, self.state, self.fit, self.saver = job, setup, state, fit, saver
         self.from_step = state.step
+        device, exact = job.compute.device.type, job.config.train.deterministic
+        self.inexact = deterministic.for_record(fit.inexact, device, exact=exact)
         sums = state.ranks[job.compute.rank]["sums"] if job.compute.rank < len(state.ranks) else {}
         self.watch = LossWatch(dict(sums), job.compute.device.type == "cpu", self._names)
         self.trace = trace.from_environment(job.stage.name, job.compute.rank, self._names)
@@ -292,6 +296,7 @@ class _Session:
         return {
             "from_step": self.from_step,
             "to_step": self.state.step,
+            "inexact": self.inexact,
             "resumed_from": resumed,
             "rung": {**asdict(self.fit), "wanted": wanted},
             "parameters": self.setup.parameters,

@@ -178,6 +178,7 @@ class RunRecord:
         self.values.setdefault("rung", {})[stage] = {
             "name": rung["rung"], "wanted": rung["wanted"], "micro_batch": rung["micro_batch"], "reason": rung["reason"]
         }  # fmt: skip
+        self.values.setdefault("inexact", {})[stage] = facts["inexact"]
         self.values.setdefault("parameters", {})[stage] = facts["parameters"]
         self.values.setdefault("stall_seconds", {})[stage] = facts["stall_seconds"]
 

@@ -28,6 +28,7 @@ from outlast.plan import extension, ledger
 from outlast.save import store
 from outlast.save.format import read_weights
 from outlast.save.resume import choose
+from outlast.save.space import Sizes, sizes
 from outlast.task import Call, Inputs, Learner, Predict, Stage, Train, Work, needed, select, topological
 
 
@@ -100,13 +101,20 @@ def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) 
 
 
 def check_models(
-    stages: Sequence[Stage], examples: Mapping[str, Examples], run: Path, *, begun: bool, start_from: Mapping[str, Path]
-) -> None:
+    stages: Sequence[Stage],
+    examples: Mapping[str, Examples],
+    run: Path,
+    *,
+    begun: bool,
+    start_from: Mapping[str, Path],
+    processes: int = 1,
+) -> dict[str, Sizes]:
     """Build each model that can be built now, and read what it will start from; writes nothing.
 
-    begun: the run goes on with what is in its folder. Raises ModelError (weights that are missing or don't fit) or
-    CheckpointError (a checkpoint that is damaged or of another model).
+    begun: the run goes on with what is in its folder. Returns what each will take on the disk. Raises ModelError
+    (weights that are missing or don't fit) or CheckpointError (a checkpoint that is damaged or of another model).
     """
+    found: dict[str, Sizes] = {}
     for stage in stages:
         folder = run / stage.name
         ready = not needed(stage) or (begun and all((run / name / ledger.RECORD).is_file() for name in needed(stage)))
@@ -122,6 +130,8 @@ def check_models(
         )
         if choice.weights is not None:
             load_weights(model, read_weights(choice.weights), choice.weights)
+        found[stage.name] = sizes(model, stage.config.train, processes)
+    return found
 
 
 def check_progress(stages: Sequence[Stage], run: Path) -> None:

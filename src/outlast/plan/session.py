@@ -29,7 +29,7 @@ from outlast.env import bounds, device, host, signals
 from outlast.env.host import Host
 from outlast.errors import OutlastError, RunError, UsageError
 from outlast.loop.accel import Compute, check_precision, set_up, with_threads
-from outlast.plan import extension, ledger, record, runner, sources
+from outlast.plan import disk, extension, ledger, record, runner, sources
 from outlast.plan.mirroring import copies, open_mirror
 from outlast.report import page
 from outlast.save import bring_back, store
@@ -99,6 +99,7 @@ class Session:
     began: float  # on the monotonic clock
     synthetic: bool
     warnings: list[str] = field(default_factory=list)
+    disk: dict[str, Any] = field(default_factory=dict)  # what it was predicted to need
     changed: Changes = field(default_factory=dict)  # on purpose, since the last session
     earlier: list[list[Stage]] = field(default_factory=list)  # the plans of the run's earlier configurations
 
@@ -150,12 +151,16 @@ def run_session(asked: Request) -> dict[str, Any]:
             [list(task.stages(each)) for each in record.earlier(run, config, changed)] if changed is not None else []
         )
         extension.check(plan, earlier, examples, run)
-        runner.check_models(plan, examples, run, begun=exists, start_from=_beginnings(plan, asked))
+        sizes = runner.check_models(
+            plan, examples, run, begun=exists, start_from=_beginnings(plan, asked), processes=compute.processes
+        )
+        limit_gigabytes = config.saving.disk_limit_gigabytes
+        space, scarce = disk.check(plan, sizes, run, machine, limit_gigabytes, begun=exists, only=asked.stage)
         _set_aside(run, asked.resume, compute)
         session = Session(
             task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,
-            deadline=deadline, device_name=accelerator.name,
-            asked=asked, began=began, warnings=warnings, changed=changed or {}, earlier=earlier,
+            deadline=deadline, device_name=accelerator.name, disk=space,
+            asked=asked, began=began, warnings=[*warnings, *scarce], changed=changed or {}, earlier=earlier,
             synthetic=any((item.root / sources.SYNTHETIC).is_file() for item in examples.values()),
         )  # fmt: skip
         return _go_on(session, mirror)
@@ -393,6 +398,7 @@ def _facts(session: Session) -> dict[str, Any]:
         },
         "score": {stage.name: stage.learner.score for stage in session.plan if isinstance(stage, Train)},
         "threads": compute.threads,
+        "disk": session.disk,
         "command": session.command,
         "next_command": session.command,
     }
