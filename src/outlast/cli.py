@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from outlast.errors import OutlastError, UsageError
+from outlast.plan import launch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,6 +69,7 @@ def train(
     stage: Annotated[str | None, typer.Option(help="Do only this stage of the plan.")] = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Train on the task's synthetic set.")] = False,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Never take a smaller model.")] = False,
+    processes: Annotated[int, typer.Option(metavar="N", help="Processes on this machine: one per GPU.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Train a task; type the same again to go on after a stop or a kill."""
@@ -78,6 +80,7 @@ def train(
     result = api.train(
         task, data=data, out=out, preset=preset, config=config, overrides=overrides or [], resume=resume,  # type: ignore[arg-type]
         start_from=start_from, session_limit=session_limit, stage=stage, synthetic=synthetic, fallback=not no_fallback,
+        processes=processes,
     )  # fmt: skip
     _print(result, as_json, "")
 
@@ -161,9 +164,12 @@ def main() -> None:
     # (benchmarks/README.md); this must be said before torch is imported, and is the user's to overrule.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     as_json = "--json" in sys.argv
+    launch.end_with_launcher()
     try:
         app(standalone_mode=True)
     except OutlastError as error:
+        if launch.tell_failure(error):
+            sys.exit(error.exit_code)
         print(f"error: {error}", file=sys.stderr)
         if as_json:
             print(
@@ -173,6 +179,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted: what was not saved is lost, what was saved is intact", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not launch.tell_failure(error):
+            raise
+        sys.exit(1)
 
 
 def _print(result: dict[str, Any], as_json: bool, text: str) -> None:

@@ -1,5 +1,12 @@
+import contextlib
 import dataclasses
 import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +81,57 @@ def runs(tmp_path, monkeypatch):
     # Drawing the report takes longer than the trainings here, and has tests of its own.
     monkeypatch.setattr("outlast.plan.session.write_report", lambda run: run / "report.html")
     return Runs(tmp_path, monkeypatch)
+
+
+class Ranks:
+    """Processes that train together (tests/resume/ranks.py); a session is done by the first `count` of them."""
+
+    def __init__(self, folder):
+        self.errors = (folder / "errors.txt").open("w+")
+        here = Path(__file__)
+        path = os.pathsep.join([str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, str(here.parent / "ranks.py")],
+                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OUTLAST_CACHE": str(folder)},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
+            )
+            for _ in range(4)
+        ]  # fmt: skip
+
+    def train(self, count, run, *overrides, crash=None, without=()):
+        """One session of the run; crash=(place, n) ends it on every rank. Returns what each rank answers."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        for rank in range(count):
+            environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
+                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+            job = {"run": str(run), "overrides": overrides, "crash": crash, "without": without,
+                   "environment": {name: str(value) for name, value in environment.items()}}  # fmt: skip
+            self.processes[rank].stdin.write(json.dumps(job) + "\n")
+            self.processes[rank].stdin.flush()
+        lines = [process.stdout.readline() for process in self.processes[:count]]
+        if not all(lines):
+            self.errors.seek(0)
+            raise AssertionError(self.errors.read())
+        return [json.loads(line) for line in lines]
+
+    def close(self):
+        for process in self.processes:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.stdout.close()
+            process.kill()
+            process.wait()
+        self.errors.close()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    pool = Ranks(tmp_path_factory.mktemp("ranks"))
+    yield pool
+    pool.close()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 from outlast.base.accident import reached
 from outlast.base.clock import Deadline, Durations
 from outlast.base.files import sweep, write_folder
-from outlast.base.log import say
+from outlast.base.log import say, warn
 from outlast.config.identity import digest
 from outlast.data.table import Examples
 from outlast.errors import CheckpointError, RunError, TaskError, TrainingError
@@ -35,7 +35,8 @@ from outlast.task import Call, Inputs, Learner, Predict, Stage, Train, Work, nee
 class Surroundings:
     """What a plan runs in: the run folder, the data of each learner, the machine, and when to stop.
 
-    noted(name, facts) is told what belongs into the run's record as soon as it is known.
+    noted(name, facts) is told what belongs into the run's record as soon as it is known; warned(sentence) what a person
+    should know besides.
     """
 
     run: Path
@@ -50,6 +51,7 @@ class Surroundings:
     stop: Callable[[], str | None] = lambda: None
     start_from: Mapping[str, Path] = field(default_factory=dict)  # weights to begin with, by training stage
     noted: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
+    warned: Callable[[str], None] = warn
     progressed: bool = False  # whether this session has done anything that the next one need not do again
 
 
@@ -146,6 +148,7 @@ def _train(stage: Train, folder: Path, identity: str, around: Surroundings, bega
             stop=around.stop,
             start_from=around.start_from.get(stage.name),
             saved=lambda facts: around.noted(stage.name, facts),
+            warned=around.warned,
         )
         outcome = train(job)
     around.progressed |= outcome.result["steps"] > outcome.result["from_step"] or outcome.stopped is None

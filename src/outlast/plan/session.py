@@ -11,7 +11,7 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -52,10 +52,12 @@ class Request:
     synthetic: bool = False
     fallback: bool = True
     deadline: Deadline | None = None
+    processes: int = 1  # on this machine
+    starter: Sequence[str] = ("outlast",)  # what stands before `train`: processes on several machines have torchrun there
 
     def command(self, run: Path, preset: str) -> str:
         """The command that goes on with this run."""
-        words = ["outlast", "train", self.task]
+        words = [*self.starter, "train", self.task]
         for name, folder in sources.parse_data(self.data).items():
             words += ["--data", str(folder) if name == DATA else f"{name}={folder}"]
         words += ["--preset", preset, "--out", str(run)]
@@ -65,6 +67,7 @@ class Request:
         words += ["--stage", self.stage] if self.stage else []
         words += ["--synthetic"] if self.synthetic else []
         words += [] if self.fallback else ["--no-fallback"]
+        words += ["--processes", str(self.processes)] if self.processes > 1 else []
         return shlex.join([*words, *self.overrides])
 
 
@@ -100,6 +103,9 @@ def run_session(asked: Request) -> dict[str, Any]:
     accelerator = device.detect()
     if asked.preset is None:
         say(f"preset {preset!r}, because this machine computes with {accelerator.name}; choose another with --preset")
+    if compute.processes == 1 and accelerator.count > 1:
+        all_of_them = replace(asked, processes=accelerator.count).command(run, preset)
+        warn(f"this machine has {accelerator.count} GPUs and one process uses one of them; all are used by\n  {all_of_them}")
     limit = asked.session_limit
     seconds = parse_duration(limit) if isinstance(limit, str) else limit
     busy = f"another process is training in {run}"
@@ -156,6 +162,7 @@ def _go_on(session: Session, asked: Request) -> dict[str, Any]:
             cores=session.machine.cores, record={**provenance, "config_hash": kept.values["config_hash"]},
             synthetic=session.synthetic, deadline=session.deadline, durations=durations,
             stop=lambda: request.reason, start_from=_beginnings(session.plan, asked), noted=kept.note,
+            warned=lambda sentence: _warn(kept, sentence),
         )  # fmt: skip
         try:
             stopped = runner.run(session.plan, around, asked.stage)
@@ -191,6 +198,11 @@ def _go_on(session: Session, asked: Request) -> dict[str, Any]:
         "stages": {name: value for name, value in results.items() if value is not None},
         "stages_left": left,
     }
+
+
+def _warn(kept: record.RunRecord, sentence: str) -> None:
+    warn(sentence)
+    kept.warn([sentence])
 
 
 def write_report(run: Path) -> Path:
