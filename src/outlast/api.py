@@ -14,6 +14,7 @@ from outlast import task as _task
 from outlast.base.clock import Deadline
 from outlast.base.files import check_target, write_text
 from outlast.base.log import warn
+from outlast.plan import launch
 
 
 def list_tasks() -> dict[str, str]:
@@ -41,6 +42,7 @@ def train(
     extend: bool = False,
     mirror: str | None = None,
     deadline: Deadline | None = None,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Train a task until it is finished or the session must end; call it again to go on.
 
@@ -51,19 +53,23 @@ def train(
     run, from which it goes on if it is further there.
 
     Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
-    "stages_left"}; "stages" holds what each finished stage recorded, the scores among them.
+    "stages_left"}; "stages" holds what each finished stage recorded, the scores among them. With `processes` above 1
+    the training runs in that many new processes on this machine (one per GPU); a `deadline` can't be given to them.
     Raises the errors of `outlast.errors`; nothing is written before configuration and data were found right.
     """
+    asked = {name: value for name, value in locals().items() if name not in ("task", "processes")}
+    if processes != 1:
+        return launch.launch(task, processes, asked)
     from outlast.plan.session import Request, run_session
 
+    starter, processes = launch.how_started()
     return run_session(
         Request(
             task=task, data=data, out=Path(out) if out else None, preset=preset,
             config=Path(config) if config else None, overrides=overrides, resume=resume,
             start_from=Path(start_from) if start_from else None, session_limit=session_limit, time_limit=time_limit,
             quota_left=quota_left, quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=fallback,
-            extend=extend, mirror=mirror,
-            deadline=deadline,
+            extend=extend, mirror=mirror, deadline=deadline, processes=processes, starter=starter,
         )
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from outlast.errors import OutlastError, UsageError
+from outlast.plan import launch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,6 +78,7 @@ def train(
         bool, typer.Option("--extend", help="Make the run's training longer (train.epochs=...).")
     ] = False,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Never take a smaller model.")] = False,
+    processes: Annotated[int, typer.Option(metavar="N", help="Processes on this machine: one per GPU.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Train a task; type the same again to go on after a stop or a kill."""
@@ -88,7 +90,7 @@ def train(
         task, data=data, out=out, preset=preset, config=config, overrides=overrides or [], resume=resume,  # type: ignore[arg-type]
         start_from=start_from, session_limit=session_limit, time_limit=time_limit, quota_left=quota_left,
         quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=not no_fallback, extend=extend,
-        mirror=mirror,
+        mirror=mirror, processes=processes,
     )  # fmt: skip
     _print(result, as_json, "")
 
@@ -200,9 +202,12 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.path.append(str(Path.cwd()))  # a task module beside the user, as `python -m outlast` would find it
     as_json = "--json" in sys.argv
+    launch.end_with_launcher()
     try:
         app(standalone_mode=True)
     except OutlastError as error:
+        if launch.tell_failure(error):
+            sys.exit(error.exit_code)
         print(f"error: {error}", file=sys.stderr)
         if as_json:
             print(
@@ -212,6 +217,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted: what was not saved is lost, what was saved is intact", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not launch.tell_failure(error):
+            raise
+        sys.exit(1)
 
 
 def _print(result: dict[str, Any], as_json: bool, text: str) -> None:

@@ -1,7 +1,14 @@
+import contextlib
 import dataclasses
 import gc
 import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,6 +98,57 @@ class Countdown(Deadline):
     def remaining(self):
         self.asks[0] -= 1
         return float("inf") if self.asks[0] >= 0 else 0.0
+
+
+class Ranks:
+    """Processes that train together (tests/resume/ranks.py); a session is done by the first `count` of them."""
+
+    def __init__(self, folder):
+        self.errors = (folder / "errors.txt").open("w+")
+        here = Path(__file__)
+        path = os.pathsep.join([str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, str(here.parent / "ranks.py")],
+                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OUTLAST_CACHE": str(folder)},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
+            )
+            for _ in range(4)
+        ]  # fmt: skip
+
+    def train(self, count, run, *overrides, crash=None, without=()):
+        """One session of the run; crash=(place, n) ends it on every rank. Returns what each rank answers."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        for rank in range(count):
+            environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
+                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+            job = {"run": str(run), "overrides": overrides, "crash": crash, "without": without,
+                   "environment": {name: str(value) for name, value in environment.items()}}  # fmt: skip
+            self.processes[rank].stdin.write(json.dumps(job) + "\n")
+            self.processes[rank].stdin.flush()
+        lines = [process.stdout.readline() for process in self.processes[:count]]
+        if not all(lines):
+            self.errors.seek(0)
+            raise AssertionError(self.errors.read())
+        return [json.loads(line) for line in lines]
+
+    def close(self):
+        for process in self.processes:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.stdout.close()
+            process.kill()
+            process.wait()
+        self.errors.close()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    pool = Ranks(tmp_path_factory.mktemp("ranks"))
+    yield pool
+    pool.close()
 
 
 @pytest.fixture

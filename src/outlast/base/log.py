@@ -7,12 +7,15 @@ to results, so that `--json` stays clean.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
 from typing import Self
 
 from outlast.base.clock import format_duration
+
+TERMINAL = "OUTLAST_TERMINAL"  # set if what this process writes to a pipe is passed on to a terminal
 
 _SPARSE_SECONDS = 30.0
 _REDRAW_SECONDS = 0.2
@@ -45,7 +48,7 @@ class Progress:
         self.label, self.total, self.start, self.done = label, total, start, start
         self._began = time.monotonic()
         self._shown = self._began
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() or TERMINAL in os.environ
 
     def __enter__(self) -> Self:
         return self

@@ -25,8 +25,11 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def listen() -> Iterator[StopRequest]:
-    """Turn the first signal into a request while the block runs. Outside the main thread it does nothing."""
+def listen(*, announce: bool = True) -> Iterator[StopRequest]:
+    """Turn the first signal into a request while the block runs. Outside the main thread it does nothing.
+
+    announce: say on standard error that the signal came.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -40,10 +43,9 @@ def listen() -> Iterator[StopRequest]:
     def stop(number: int, frame: FrameType | None) -> None:
         request.reason = signal.Signals(number).name
         restore()
-        # Not through sys.stderr: the signal may have come in the middle of a write to it.
-        os.write(
-            2, f"\n{request.reason}: saving and stopping; once more stops at once, losing what is not saved\n".encode()
-        )
+        if announce:
+            sentence = f"\n{request.reason}: saving and stopping; once more stops at once, losing what is not saved\n"
+            os.write(2, sentence.encode())  # not through sys.stderr: the signal may have come amid a write to it
 
     for number in SIGNALS:
         signal.signal(number, stop)

@@ -7,6 +7,7 @@ without saying so.
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -15,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from outlast.errors import TrainingError
+from outlast.errors import TrainingError, UsageError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -86,7 +87,16 @@ class Compute:
 
 
 def set_up(threads: int | None, cores: int) -> Compute:
-    """Set up this process's device and its place among the processes (torchrun, `accelerate launch`, or alone)."""
+    """Set up this process's device and its place among the processes (torchrun, `accelerate launch`, or alone).
+
+    Raises UsageError if there are more processes than GPUs.
+    """
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if torch.cuda.is_available() and here > devices:
+        raise UsageError(
+            f"{here} processes on a machine with {devices} GPU(s): each process needs a GPU of its own",
+            hint=f"give --processes {devices}, or hide the GPUs with CUDA_VISIBLE_DEVICES= to compute on the CPU",
+        )
     # Without a GPU accelerate sets up several processes only if it is told that the CPU is meant.
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
     processes = int(accelerator.num_processes)

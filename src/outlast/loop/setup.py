@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from outlast.base.clock import Deadline, Durations
-from outlast.base.log import say, warn
+from outlast.base.log import warn
 from outlast.config.identity import digest
 from outlast.config.schema import TaskConfig
 from outlast.data.loader import Loader
@@ -41,8 +42,9 @@ class Job:
     """A training stage with all that the loop needs to know about its surroundings.
 
     stop(): why the run should stop now (a signal), or None. record: provenance that every checkpoint carries.
-    saved(facts): told by the writer's thread, at every save, how far this session has come. afterwards: the kinds of
-    work that follow a stop, for which time is set aside. words(): what else the progress line tells.
+    saved(facts): told by the writer's thread, at every save, how far this session has come. warned(sentence): told
+    what belongs into the record. afterwards: the kinds of work that follow a stop, for which time is set aside.
+    words(): what else the progress line tells.
     """
 
     stage: Train
@@ -60,6 +62,7 @@ class Job:
     saved: Callable[[Mapping[str, Any]], None] = lambda facts: None
     afterwards: tuple[str, ...] = ("report",)
     words: Callable[[], str] = lambda: ""
+    warned: Callable[[str], None] = warn
 
     @property
     def learner(self) -> Learner:
@@ -106,9 +109,7 @@ def choose_fit(job: Job, fit: np.ndarray) -> Fit:
     """Find the rung and micro-batch by one real step on real samples; nothing of it remains."""
     train = job.config.train
     wanted = train.micro_batch or -(-train.batch_size // job.compute.processes)
-    plans = evaluation_plans(np.resize(fit, wanted), wanted, 0, 1)
-    batch = next(iter(job.loader.batches(plans, augmented=False)))
-
+    batch = _trial_batch(job, fit, wanted)
     seen = deterministic.Seen()
     alone = replace(job, compute=replace(job.compute, processes=1))  # a trial that fails must not leave others waiting
 
@@ -116,8 +117,9 @@ def choose_fit(job: Job, fit: np.ndarray) -> Fit:
         model = _model(job, rung).to(job.compute.device)
         stepper = _stepper(alone, model)
         nonlocal seen
+        part = {name: tensor[:micro_batch] for name, tensor in batch.items()}
         with deterministic.watch(train.deterministic) as seen:
-            stepper.run([{name: tensor[:micro_batch] for name, tensor in batch.items()}], micro_batch, 0.0)
+            stepper.run([{**part, "epochs": torch.tensor(0.0)}], micro_batch, 0.0)
 
     found = find_fit(attempt, job.learner.rungs(job.config), wanted, fallback=train.fallback)
     found = replace(found, inexact=tuple(sorted(seen.operations)))
@@ -140,7 +142,7 @@ def build(job: Job, fit: Fit) -> Setup:
     # From here on every process draws its own numbers (dropout); the models began equal.
     rng.seed_everything(train.seed + job.compute.rank)
     steps = len(epoch_order(job.learner, job.config, job.examples.table, rows, 0).rows)
-    return Setup(
+    setup = Setup(
         model=model,
         stepper=_stepper(job, model),
         average=build_average(unwrapped(model), train.ema_decay),
@@ -153,6 +155,31 @@ def build(job: Job, fit: Fit) -> Setup:
         rung=fit.rung,
         parameters=sum(parameter.numel() for parameter in unwrapped(model).parameters()),
     )
+    if job.compute.processes > 1:
+        warm_up(setup, job)
+    return setup
+
+
+def warm_up(setup: Setup, job: Job) -> None:
+    """One pass forward and backward through the wrapped model, of which only the order of the gradients remains.
+
+    DistributedDataParallel lays out its buckets anew after its first pass, by the order in which the gradients became
+    ready, and with three or more processes the rounding of a sum depends on its place in a bucket. Every session
+    begins with this pass, so that the first step of a resumed one adds up as the same step of an uninterrupted one.
+    """
+    stepper, model = setup.stepper, setup.model
+    batch = {**_trial_batch(job, setup.fit, setup.micro_batch), "epochs": torch.tensor(0.0)}
+    generators = rng.capture()
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with job.compute.autocast(stepper.precision):
+        loss = stepper.step(model, job.compute.put(batch))["loss_sum"]
+    loss.backward()
+    for parameter in model.parameters():
+        parameter.grad = None
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    rng.restore(generators)
 
 
 def model_hash(model: nn.Module) -> str:
@@ -179,10 +206,12 @@ def start(setup: Setup, job: Job, choice: Start) -> RunState:
     state = choice.state
     source = choice.saved.folder if choice.saved else job.folder
     if state.processes != job.compute.processes:
-        say(
-            f"saved by {state.processes} processes, going on with {job.compute.processes}: each step has the same "
-            "samples, but sums are rounded in another order and dropout draws other numbers; not bit for bit"
+        job.warned(
+            f"{job.stage.name} was saved by {_count(state.processes)} and goes on with {_count(job.compute.processes)}: "
+            f"each step has the same samples, but {'; '.join(what_differs(model, job.learner))}. It does not end bit "
+            "for bit where it would have ended"
         )
+        state.ranks = _redistributed(state.ranks, job.compute.processes)
     load_weights(model, state.model, source)
     setup.stepper.optimizer.load_state_dict(state.optimizer)
     if (setup.average is None) != (state.average is None) or (setup.plateau is None) != (state.plateau is None):
@@ -215,6 +244,42 @@ def _recut(setup: Setup, job: Job, state: RunState) -> None:
     )
 
 
+def what_differs(model: nn.Module, learner: Learner) -> list[str]:
+    """What another number of processes changes in training this model, one clause each."""
+    clauses = ["sums are rounded in another order"]
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        clauses.append("each process normalises its own share of a batch (BatchNorm)")
+    if any(_draws(module) for module in model.modules()):
+        clauses.append("dropout draws other numbers")
+    if learner.couples_batch:
+        clauses.append(f"the loss of {learner.name!r} couples the samples of each process's share")
+    return clauses
+
+
+def _draws(module: nn.Module) -> bool:
+    """Whether it draws random numbers in training: dropout, drop path, attention or recurrence with dropout."""
+    shares = [getattr(module, name, None) for name in ("drop_prob", "dropout", "dropout_p")]
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        shares.append(module.p)
+    return any(isinstance(share, int | float) and share > 0 for share in shares)
+
+
+def _redistributed(ranks: list[dict[str, Any]], processes: int) -> list[dict[str, Any]]:
+    """Each process's own state, for another number of processes: the first takes over what all had summed up."""
+    total: dict[str, float] = {}
+    for rank in ranks:
+        for name, value in rank["sums"].items():
+            total[name] = total.get(name, 0.0) + value
+    return [
+        {**rank, "sums": total if number == 0 else dict.fromkeys(total, 0.0)}
+        for number, rank in enumerate(ranks[:processes])
+    ]
+
+
+def _count(processes: int) -> str:
+    return "one process" if processes == 1 else f"{processes} processes"
+
+
 def snapshot(setup: Setup, job: Job, state: RunState, sums: Mapping[str, float]) -> RunState:
     """Fill the state from the live objects. Every process must call it: the generators of all are gathered."""
     state.model = unwrapped(setup.model).state_dict()
@@ -225,6 +290,12 @@ def snapshot(setup: Setup, job: Job, state: RunState, sums: Mapping[str, float])
     state.ranks = job.compute.gather({"generators": rng.capture(), "sums": dict(sums)})
     state.processes = job.compute.processes
     return state
+
+
+def _trial_batch(job: Job, fit: np.ndarray, count: int) -> dict[str, Any]:
+    """`count` training samples as they are, without augmentation."""
+    plans = evaluation_plans(np.resize(fit, count), count, 0, 1)
+    return dict(next(iter(job.loader.batches(plans, augmented=False))))
 
 
 def _model(job: Job, rung: str) -> nn.Module:

@@ -16,7 +16,7 @@ from typing import Any
 from outlast.base.accident import reached
 from outlast.base.clock import Deadline, Durations
 from outlast.base.files import sweep, write_folder
-from outlast.base.log import say
+from outlast.base.log import say, warn
 from outlast.data.table import Examples
 from outlast.errors import CheckpointError, RunError, TaskError, TrainingError
 from outlast.loop.accel import Compute
@@ -36,7 +36,8 @@ from outlast.task import Call, Inputs, Learner, Predict, Stage, Train, Work, nee
 class Surroundings:
     """What a plan runs in: the run folder, the data of each learner, the machine, and when to stop.
 
-    noted(name, facts) is told what belongs into the run's record as soon as it is known.
+    noted(name, facts) is told what belongs into the run's record as soon as it is known; warned(sentence) what a person
+    should know besides.
     """
 
     run: Path
@@ -55,6 +56,7 @@ class Surroundings:
     finished: Callable[[], None] = lambda: None  # told when a stage is done
     words: Callable[[], str] = lambda: ""  # for the progress line
     afterwards: tuple[str, ...] = ("report",)  # kinds of work that follow a stop, for which time is set aside
+    warned: Callable[[str], None] = warn
     progressed: bool = False  # whether this session has done anything that the next one need not do again
 
 
@@ -166,6 +168,7 @@ def _train(stage: Train, folder: Path, identity: str, around: Surroundings, bega
             saved=lambda facts: around.noted(stage.name, facts),
             afterwards=around.afterwards,
             words=around.words,
+            warned=around.warned,
         )
         outcome = train(job)
     around.progressed |= outcome.advanced or outcome.stopped is None

@@ -60,10 +60,14 @@ class Request:
     extend: bool = False
     mirror: str | None = None
     deadline: Deadline | None = None
+    processes: int = 1  # on this machine
+    starter: Sequence[str] = (
+        "outlast",
+    )  # what stands before `train`: processes on several machines have torchrun there
 
     def command(self, run: Path, preset: str, quota_used_seconds: float = 0.0) -> str:
         """The command that goes on with this run, with the quota that is then left."""
-        words = ["outlast", "train", self.task]
+        words = [*self.starter, "train", self.task]
         for name, folder in sources.parse_data(self.data).items():
             words += ["--data", str(folder) if name == DATA else f"{name}={folder}"]
         words += ["--preset", preset, "--out", str(run)]
@@ -79,6 +83,7 @@ class Request:
         words += ["--synthetic"] if self.synthetic else []
         words += [] if self.fallback else ["--no-fallback"]
         words += ["--extend"] if self.extend else []
+        words += ["--processes", str(self.processes)] if self.processes > 1 else []
         return shlex.join([*words, *self.overrides])
 
 
@@ -126,6 +131,11 @@ def run_session(asked: Request) -> dict[str, Any]:
     accelerator = device.detect()
     if asked.preset is None:
         say(f"preset {preset!r}, because this machine computes with {accelerator.name}; choose another with --preset")
+    if compute.processes == 1 and accelerator.count > 1:
+        all_of_them = replace(asked, processes=accelerator.count).command(run, preset)
+        warn(
+            f"this machine has {accelerator.count} GPUs and one process uses one of them; all are used by\n  {all_of_them}"
+        )
     busy = f"another process is training in {run}"
     with locked(run.parent / f".{run.name}.lock", busy) if compute.main else contextlib.nullcontext():
         mirror = open_mirror(asked.mirror, run, asked.resume) if asked.mirror and compute.main else None
@@ -212,6 +222,7 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
             synthetic=session.synthetic, deadline=session.deadline, durations=durations,
             stop=lambda: request.reason, start_from=_beginnings(session.plan, asked), earlier=session.earlier,
             noted=noted, finished=copy.offer, words=copy.words, afterwards=("report", *copy.afterwards),
+            warned=lambda sentence: _warn(kept, sentence),
         )  # fmt: skip
         try:
             stopped = runner.run(session.plan, around, asked.stage)
@@ -249,6 +260,11 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
         "stages_left": left,
         "mirror": kept.values.get("mirror"),
     }
+
+
+def _warn(kept: record.RunRecord, sentence: str) -> None:
+    warn(sentence)
+    kept.warn([sentence])
 
 
 def write_report(run: Path) -> Path:
