@@ -39,6 +39,7 @@ class RunState:
     epochs_without_gain: int = 0
     rung: str = ""
     micro_batch: int = 0
+    checkpointing: bool = False  # of activations
     processes: int = 1
     train_seconds: float = 0.0
     sessions: int = 0

@@ -173,6 +173,7 @@ def _go_on(session: Session) -> dict[str, Any]:
             cores=session.machine.cores, record={**provenance, "config_hash": kept.values["config_hash"]},
             synthetic=session.synthetic, deadline=session.deadline, durations=durations,
             stop=lambda: request.reason, start_from=_beginnings(session.plan, asked), noted=kept.note,
+            warned=lambda sentence: _warn(kept, sentence),
         )  # fmt: skip
         try:
             stopped = runner.run(session.plan, around, asked.stage)
@@ -208,6 +209,11 @@ def _go_on(session: Session) -> dict[str, Any]:
         "stages": {name: value for name, value in results.items() if value is not None},
         "stages_left": left,
     }
+
+
+def _warn(kept: record.RunRecord, sentence: str) -> None:
+    warn(sentence)
+    kept.warn([sentence])
 
 
 def write_report(run: Path) -> Path:
