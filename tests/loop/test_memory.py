@@ -175,6 +175,7 @@ def test_models_that_can_compute_activations_again_are_found():
     assert not own.checkpointing
     assert can_checkpoint(nn.Sequential(nn.Linear(2, 2), own))
     assert can_checkpoint(build_plants("resnet18", 3, image_size=(32, 32)))
+    assert can_checkpoint(build_plants("sclusterformer", 3))
     plain = plan.Net(2, 0.1)
     assert not can_checkpoint(plain)
     with pytest.raises(TrainingError, match="Net has no activation checkpointing"):

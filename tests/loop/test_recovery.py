@@ -452,3 +452,15 @@ def test_with_several_processes_the_run_ends_and_the_next_one_takes_less(runs, m
     assert "goes on from the last checkpoint, with micro-batches of 2 instead of 4" in caught.value.hint
     runs.train("run")
     assert runs.fit("run").micro_batch == 2
+
+
+def test_memory_that_runs_out_elsewhere_ends_the_run_with_a_clear_error(runs, monkeypatch):
+    runs.train("run", "saving.every_steps=1", shortage=Shortage(0, 99, crash_at=4))
+
+    def refuse(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.SGD, "load_state_dict", refuse)
+    with pytest.raises(TrainingError, match="train ran out of memory outside of a step"):
+        runs.train("run")
+    assert runs.state("run").step == 3

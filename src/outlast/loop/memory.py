@@ -1,4 +1,4 @@
-"""Does it fit? The ladder of what takes less memory, what counts as out of memory, and the first try before training.
+"""Does it fit? The ladder of what takes less memory, what counts as out of memory, and the trial before training.
 
 The effective batch stays what the configuration says: a smaller micro-batch is made up for by accumulation. The ladder
 is: micro-batches of half the size, down to one sample; activations computed again instead of kept; and, only if

@@ -27,7 +27,7 @@ from outlast.base.files import read_json, write_json
 from outlast.base.log import say
 from outlast.errors import TrainingError
 from outlast.loop.accel import unwrapped
-from outlast.loop.differences import sentence, what_cutting_changes
+from outlast.loop.differences import BATCH_NORM, sentence, what_cutting_changes
 from outlast.loop.headroom import Thrashing
 from outlast.loop.memory import (
     Fit,
@@ -181,7 +181,8 @@ class Recovery:
     def _described(self, changes: dict[str, Any]) -> str:
         changed = what_cutting_changes(unwrapped(self.setup.model), self.job.learner)
         if "checkpointing" in changes:
-            return "activations computed again instead of kept (slower)"
+            twice = "; running averages of BatchNorm may move twice a step" if BATCH_NORM in changed else ""
+            return f"activations computed again instead of kept (slower{twice})"
         return (
             f"micro-batches of {changes['micro_batch']} instead of {self.fit.micro_batch}, the effective batch stays "
             f"({sentence(changed)})"

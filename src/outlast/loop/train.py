@@ -19,11 +19,11 @@ import torch
 
 from outlast.base.accident import reached
 from outlast.base.log import Progress, say, warn
-from outlast.errors import TaskError
+from outlast.errors import TaskError, TrainingError
 from outlast.loop.accel import unwrapped
 from outlast.loop.differences import what_cutting_changes
 from outlast.loop.evaluate import evaluate
-from outlast.loop.memory import Fit, Portion, release
+from outlast.loop.memory import Fit, Portion, release, why_out_of_memory
 from outlast.loop.optim import learning_rate
 from outlast.loop.recovery import BeginAgain, Recovery, remembered_fit, set_aside_another_rung
 from outlast.loop.samples import Epoch, epoch_order
@@ -58,6 +58,14 @@ def train(job: Job) -> Outcome:
             return _train(job, fit)
         except BeginAgain:
             pass  # only when it is gone is the memory free that it holds
+        except (RuntimeError, MemoryError) as error:
+            why = why_out_of_memory(error)
+            if why is None:
+                raise
+            raise TrainingError(
+                f"{job.stage.name} ran out of memory outside of a step ({why})",
+                hint="free memory (other processes, notebooks) and type the same command again; what was saved is intact",
+            ) from error
         release()
 
 
