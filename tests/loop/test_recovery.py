@@ -39,7 +39,7 @@ class Shortage:
     def __init__(self, at, fits, place="step", error=None, crash_at=None):
         self.at, self.fits, self.place, self.error = at, fits, place, error or MemoryError("no more")
         self.crash_at = crash_at
-        self.done, self.fed, self.failed = 0, [], 0
+        self.done, self.fed, self.evaluated, self.failed = 0, [], [], 0
 
     def trouble(self, place, rows):
         if place == self.place and len(rows) > self.fits and self.done >= self.at:
@@ -47,6 +47,8 @@ class Shortage:
             raise self.error
         if place == "step":
             self.fed.append((self.done, rows.tolist()))
+        else:
+            self.evaluated.append(len(rows))
 
     def happen(self, place):
         if place == "stepped":
@@ -186,13 +188,15 @@ def test_a_wrong_prediction_is_recorded_and_said(runs, capsys):
 
 
 def test_a_resume_after_a_recovery_is_exact_and_does_not_find_out_again(runs):
-    runs.train("whole", *RANDOM, shortage=Shortage(5, 3))
+    whole = Shortage(5, 3)
+    runs.train("whole", *RANDOM, shortage=whole)
     runs.train("cut", *RANDOM, shortage=Shortage(5, 3, crash_at=8))
     assert runs.state("cut").step == 6  # saved at once, though it was not time for that
     again = Shortage(0, 3)
     runs.train("cut", *RANDOM, shortage=again)
     assert again.failed == 0
     assert runs.results("cut") == runs.results("whole")
+    assert again.evaluated == whole.evaluated[-len(again.evaluated) :]
 
 
 def test_a_resumed_run_on_a_smaller_machine_takes_less_instead_of_failing(runs):

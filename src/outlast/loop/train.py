@@ -64,7 +64,7 @@ def train(job: Job) -> Outcome:
                 raise
             raise TrainingError(
                 f"{job.stage.name} ran out of memory outside of a step ({why})",
-                hint="free memory (other processes, notebooks) and type the same command again; what was saved is intact",
+                hint="free memory (other processes, notebooks) and type the command again; what was saved is intact",
             ) from error
         release()
 
@@ -104,7 +104,6 @@ class _Session:
     def __init__(self, job: Job, setup: Setup, state: RunState, fit: Fit, saver: Saver | None) -> None:
         self.job, self.setup, self.state, self.saver = job, setup, state, saver
         self.recovery = Recovery(job, setup, state, fit)
-        self.portion = Portion(fit.evaluated, self.recovery.evaluation_took_less)
         self.from_step = state.step
         sums = state.ranks[job.compute.rank]["sums"] if job.compute.rank < len(state.ranks) else {}
         self.watch = LossWatch(dict(sums), job.compute.device.type == "cpu", self._names)
@@ -180,9 +179,10 @@ class _Session:
         job, setup = self.job, self.setup
         self._same_buffers()
         began = self.now()
+        portion = Portion(self.recovery.fit.evaluated, self.recovery.evaluation_took_less)
         metrics = evaluate(
             job.learner, job.config, setup.evaluated(), job.loader, setup.validate, job.examples.facts,
-            job.compute, self.portion, lambda: self._reason_to_stop("best") is not None,
+            job.compute, portion, lambda: self._reason_to_stop("best") is not None,
         )  # fmt: skip
         if metrics is not None:
             job.durations.record("evaluate", self.now() - began)
