@@ -207,6 +207,7 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
             synthetic=session.synthetic, deadline=session.deadline, durations=durations,
             stop=lambda: request.reason, start_from=_beginnings(session.plan, asked), earlier=session.earlier,
             noted=noted, finished=copy.offer, words=copy.words, afterwards=("report", *copy.afterwards),
+            warned=lambda sentence: _warn(kept, sentence),
         )  # fmt: skip
         try:
             stopped = runner.run(session.plan, around, asked.stage)
@@ -244,6 +245,11 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
         "stages_left": left,
         "mirror": kept.values.get("mirror"),
     }
+
+
+def _warn(kept: record.RunRecord, sentence: str) -> None:
+    warn(sentence)
+    kept.warn([sentence])
 
 
 def write_report(run: Path) -> Path:
