@@ -136,7 +136,7 @@ def export_weights(run: str | Path, to: str | Path) -> dict[str, Any]:
         **opened.delivery.sidecar(opened.config, opened.facts, opened.rung),
         "task": record["task"],
         "synthetic": record["synthetic"],
-        "rung": opened.saved.manifest["fit"],
+        "rung": {**opened.saved.manifest["fit"], "wanted": opened.wanted},
         "score": opened.saved.manifest.get("score"),
         "step": opened.saved.step,
         "config_hash": record["config_hash"],

@@ -43,6 +43,7 @@ class RunState:
     rung: str = ""
     micro_batch: int = 0
     batch_size: int = 0
+    checkpointing: bool = False  # of activations
     processes: int = 1
     train_seconds: float = 0.0
     sessions: int = 0

@@ -5,7 +5,6 @@ from torch import nn
 from outlast.config.schema import Training
 from outlast.errors import TrainingError
 from outlast.loop.accel import set_up
-from outlast.loop.memory import find_fit, is_out_of_memory
 from outlast.loop.optim import Plateau, build_average, build_optimizer, learning_rate
 from outlast.loop.step import LossWatch, Stepper
 
@@ -115,38 +114,3 @@ def test_the_average_follows_weights_and_buffers_with_a_ramp():
     decay = 2 / 11  # the second update: (1 + 1) / (10 + 1)
     torch.testing.assert_close(average.module[0].weight, first * decay + (first + 1) * (1 - decay))
     torch.testing.assert_close(average.module[1].running_mean, torch.full((2,), 2 * (1 - decay)))
-
-
-def test_what_does_not_fit_gets_a_smaller_micro_batch_then_the_next_rung():
-    tried = []
-
-    def attempt(rung, size):
-        tried.append((rung, size))
-        if rung == "large" or size > 4:
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
-
-    fit = find_fit(attempt, ("large", "small"), 16, fallback=True)
-    assert (fit.rung, fit.micro_batch) == ("small", 4)
-    assert "large with micro-batch 16" in fit.reason
-    assert tried == [("large", 16), ("large", 8), ("large", 4), ("large", 2), ("large", 1),
-                     ("small", 16), ("small", 8), ("small", 4)]  # fmt: skip
-
-
-def test_without_permission_there_is_no_fallback():
-    def attempt(rung, size):
-        raise MemoryError
-
-    with pytest.raises(TrainingError, match="large doesn't fit"):
-        find_fit(attempt, ("large", "small"), 2, fallback=False)
-    with pytest.raises(TrainingError, match="no model of the ladder"):
-        find_fit(attempt, ("large", "small"), 2, fallback=True)
-
-
-def test_other_failures_are_not_taken_for_memory():
-    def attempt(rung, size):
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    with pytest.raises(RuntimeError, match="shapes"):
-        find_fit(attempt, ("large", "small"), 2, fallback=True)
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert not is_out_of_memory(ValueError("out of memory"))

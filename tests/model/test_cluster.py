@@ -124,6 +124,26 @@ def test_block_is_two_normalised_residuals(similarity: Similarity, local: bool) 
     torch.testing.assert_close(block(tokens, grid), expected)
 
 
+@pytest.mark.parametrize("local", [False, True])
+def test_computing_activations_again_changes_no_bit_and_keeps_less(local: bool) -> None:
+    """Not of the gradients, with dropout and dropped paths, and not of the running statistics of a local MLP."""
+    results, kept = [], []
+    for again in (False, True):
+        torch.manual_seed(0)
+        block = ClusterBlock(8, 2, "cosine", dropout=0.2, drop_path=0.3, local=local)
+        block.set_grad_checkpointing(again)
+        tokens = torch.randn(4, 36, 8, requires_grad=True)
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, s=saved: (s.append(x.numel()), x)[1], lambda x: x):
+            loss = block(tokens, (6, 6)).square().sum()
+        loss.backward()
+        values = [tokens.grad, *(parameter.grad for parameter in block.parameters()), *block.buffers()]
+        results.append([value.clone() for value in values if value is not None])
+        kept.append(sum(saved))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    assert kept[1] < 0.7 * kept[0]
+
+
 def test_fusion_equals_its_definition() -> None:
     torch.manual_seed(0)
     layer = CrossAttentionFusion(8, 2)

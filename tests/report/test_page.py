@@ -126,6 +126,14 @@ def test_fallback_is_told_in_capitals(make_run: Callable[..., Path]) -> None:
     assert "FELL BACK" in page.text and "OUT OF MEMORY AT BATCH 32" in page.text
 
 
+def test_a_smaller_micro_batch_is_told_and_is_no_fallback(make_run: Callable[..., Path]) -> None:
+    rung = {"name": "tiny", "wanted": "tiny", "reason": "no more", "micro_batch": 4, "checkpointing": True}
+    page = read(write(make_run(rung={"train": rung})))
+    assert "micro-batches of 4, activations computed again" in page.text
+    assert "because memory is short: no more" in page.text
+    assert "FELL BACK" not in page.text
+
+
 def test_stopped_run_says_how_to_go_on(make_run: Callable[..., Path]) -> None:
     command = "outlast train plants --data 'my leaves' --out runs/potato"
     path = make_run(status="stopped", reason="session limit", next_command=command)

@@ -81,11 +81,11 @@ def test_resuming_does_not_replay(runs, monkeypatch):
     """The samples that a resumed session reads are those of the steps that are left, and no others."""
     from toys import plan as toy
 
-    runs.train("cut", "saving.every_steps=1", crash=("step", 12))
+    runs.train("cut", "saving.every_steps=1", crash=("step", 13))
     steps = []
     monkeypatch.setattr(toy, "ACCIDENT", [steps.append])
     import outlast
 
     outlast.train("toys.plan", preset="smoke", out=runs.folder / "cut", overrides=["saving.every_steps=1"])
-    # 12 steps of the second training and its probe, and the 2 that the first one still had to do
-    assert steps.count("step") == 12 + 1 + 2
+    # 12 steps of the second training and the two of its trial, and the 2 that the first one still had to do
+    assert steps.count("step") == 12 + 2 + 2

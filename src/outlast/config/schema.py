@@ -63,6 +63,9 @@ class Training(Settings):
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, order, augmentation and dropout")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the training step; none: all cores")
     deterministic: bool = Field(False, description="refuse operations without a deterministic algorithm")
+    memory_budget_gigabytes: float | None = declared(
+        None, gt=0, description="that a process may take of its device's memory; none: 90 % of what is available"
+    )
     fallback: bool = declared(True, description="allow a smaller model of the task's ladder if this one does not fit")
 
     def idle(self) -> dict[str, str]:

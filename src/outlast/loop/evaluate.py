@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from outlast.data.sampler import batches_in
 from outlast.data.shards import shard_path, write_shard
 from outlast.errors import TaskError
 from outlast.loop.accel import Compute
+from outlast.loop.memory import Portion, release, why_out_of_memory
 from outlast.loop.samples import evaluation_plans
 from outlast.task import Learner
 
@@ -36,7 +37,7 @@ def evaluate(
     rows: np.ndarray,
     facts: Any,
     compute: Compute,
-    micro_batch: int,
+    portion: Portion,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
     """The learner's metrics over `rows` (positions in the table); every process gets the same numbers.
@@ -44,14 +45,16 @@ def evaluate(
     None if stop() asked to give it up; it is asked before each batch, in all processes alike.
     """
     metric = learner.metric(config, facts)
-    plans = evaluation_plans(rows, 2 * micro_batch, compute.rank, compute.processes)
-    common = batches_in(len(rows) // compute.processes, 2 * micro_batch)  # one process may have one more
-    with contextlib.closing(_outputs(learner, config, model, loader, plans, compute)) as made:
-        for number, (batch, outputs) in enumerate(made):
+    portion.agree(compute.gather(portion.size))
+    plans = evaluation_plans(rows, portion.size, compute.rank, compute.processes)
+    common = batches_in(len(rows) // compute.processes, portion.size)  # one process may have one more
+    with contextlib.closing(_outputs(learner, config, model, loader, plans, compute, portion)) as made:
+        for number, parts in enumerate(made):
             if number < common and stop():
                 return None
             reached("evaluate")
-            metric.update(outputs, batch)
+            for batch, outputs in parts:
+                metric.update(outputs, batch)
     others = compute.gather(metric)
     merged = others[0]
     for other in others[1:]:
@@ -69,7 +72,7 @@ def predict(
     names: Sequence[str],
     folder: Path,
     compute: Compute,
-    micro_batch: int,
+    portion: Portion,
     durations: Durations,
     now: Callable[[], float],
     stop: Callable[[], str | None] = lambda: None,
@@ -82,7 +85,7 @@ def predict(
             began = now()
             reached("predict")
             if mine and not shard_path(folder, number).exists():
-                arrays = collect(learner, config, model, loader, part, names, compute, micro_batch)
+                arrays = collect(learner, config, model, loader, part, names, compute, portion)
                 write_shard(folder, number, [ids[row] for row in part], arrays)
                 durations.record("shard", now() - began)
             reason = compute.share(stop())
@@ -101,30 +104,59 @@ def collect(
     rows: np.ndarray,
     names: Sequence[str],
     compute: Compute,
-    micro_batch: int,
+    portion: Portion,
 ) -> dict[str, np.ndarray]:
     """The outputs `names` of `rows` as float32 arrays (rows, ...), in this process alone."""
     pieces: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    plans = evaluation_plans(rows, 2 * micro_batch, 0, 1)
-    for _, outputs in _outputs(learner, config, model, loader, plans, compute):
-        for name in names:
-            if name not in outputs:
-                raise TaskError(f"the learner {learner.name!r} predicts {', '.join(outputs)}, but not {name!r}")
-            pieces[name].append(outputs[name].float().cpu().numpy())
+    plans = evaluation_plans(rows, portion.size, 0, 1)
+    for parts in _outputs(learner, config, model, loader, plans, compute, portion):
+        for _, outputs in parts:
+            for name in names:
+                if name not in outputs:
+                    raise TaskError(f"the learner {learner.name!r} predicts {', '.join(outputs)}, but not {name!r}")
+                pieces[name].append(outputs[name].float().cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in pieces.items()}
 
 
 def _outputs(
-    learner: Learner, config: TaskConfig, model: nn.Module, loader: Loader, plans: list[BatchPlan], compute: Compute
-) -> Generator[tuple[Batch, Batch], None, None]:
+    learner: Learner,
+    config: TaskConfig,
+    model: nn.Module,
+    loader: Loader,
+    plans: list[BatchPlan],
+    compute: Compute,
+    portion: Portion,
+) -> Generator[Iterator[tuple[Batch, Batch]], None, None]:
+    """Batch by batch, the parts of it that fit into memory, each with its outputs."""
     training = model.training
     model.eval()
     try:
         for batch in loader.batches(plans, augmented=False):
-            moved = compute.put(batch)
-            yield moved, _forward(learner, config, model, moved, compute)
+            yield _in_parts(learner, config, model, batch, compute, portion)
     finally:
         model.train(training)
+
+
+def _in_parts(
+    learner: Learner, config: TaskConfig, model: nn.Module, batch: Batch, compute: Compute, portion: Portion
+) -> Iterator[tuple[Batch, Batch]]:
+    done, count = 0, len(batch["row"])
+    while done < count:
+        stop = min(done + portion.size, count)
+        part = compute.put(batch if stop - done == count else {name: value[done:stop] for name, value in batch.items()})
+        try:
+            outputs = _forward(learner, config, model, part, compute)
+        except (RuntimeError, MemoryError) as error:
+            why = why_out_of_memory(error)
+            if why is None:
+                raise
+        else:
+            yield part, outputs
+            done = stop
+            continue
+        del part
+        release()
+        portion.halve(stop - done, why)
 
 
 @torch.inference_mode()

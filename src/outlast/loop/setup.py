@@ -26,7 +26,8 @@ from outlast.data.table import Examples
 from outlast.errors import CheckpointError, DataError
 from outlast.loop import deterministic
 from outlast.loop.accel import Compute, unwrapped
-from outlast.loop.memory import Fit, find_fit
+from outlast.loop.headroom import Headroom
+from outlast.loop.memory import Fit, can_checkpoint, find_fit, turn_on_checkpointing
 from outlast.loop.optim import Plateau, build_average, build_optimizer
 from outlast.loop.samples import epoch_order, evaluation_plans
 from outlast.loop.step import Stepper
@@ -60,9 +61,9 @@ class Job:
     resume: Resume = "auto"
     start_from: Path | None = None
     saved: Callable[[Mapping[str, Any]], None] = lambda facts: None
+    warned: Callable[[str], None] = warn
     afterwards: tuple[str, ...] = ("report",)
     words: Callable[[], str] = lambda: ""
-    warned: Callable[[str], None] = warn
 
     @property
     def learner(self) -> Learner:
@@ -106,31 +107,52 @@ def rows_of(job: Job) -> tuple[np.ndarray, np.ndarray]:
 
 
 def choose_fit(job: Job, fit: np.ndarray) -> Fit:
-    """Find the rung and micro-batch by one real step on real samples; nothing of it remains."""
-    train = job.config.train
+    """Find the rung and micro-batch by real steps on real samples; nothing of them remains."""
+    train, rungs = job.config.train, job.learner.rungs(job.config)
     wanted = train.micro_batch or -(-train.batch_size // job.compute.processes)
     batch = _trial_batch(job, fit, wanted)
     seen = deterministic.Seen()
     alone = replace(job, compute=replace(job.compute, processes=1))  # a trial that fails must not leave others waiting
+    room = Headroom(job.compute.device, train.memory_budget_gigabytes, job.compute.processes)
 
-    def attempt(rung: str, micro_batch: int) -> None:
-        model = _model(job, rung).to(job.compute.device)
-        stepper = _stepper(alone, model)
+    def attempt(rung: str, micro_batch: int, checkpointing: bool) -> None:
         nonlocal seen
+        model = _model(job, rung)
+        if checkpointing:
+            turn_on_checkpointing(model)
+        model = model.to(job.compute.device)
+        average, stepper = build_average(model, train.ema_decay), _stepper(alone, model)
         part = {name: tensor[:micro_batch] for name, tensor in batch.items()}
-        with deterministic.watch(train.deterministic) as seen:
+        with room.kept():
+            with deterministic.watch(train.deterministic) as seen:
+                stepper.run([{**part, "epochs": torch.tensor(0.0)}], micro_batch, 0.0)
+            # In the second one what the optimizer remembers is there too.
             stepper.run([{**part, "epochs": torch.tensor(0.0)}], micro_batch, 0.0)
+        del average  # it was there, as it will be in training
 
-    found = find_fit(attempt, job.learner.rungs(job.config), wanted, fallback=train.fallback)
-    found = replace(found, inexact=tuple(sorted(seen.operations)))
+    found = find_fit(
+        attempt, rungs, wanted, fallback=train.fallback, can_checkpoint=lambda rung: can_checkpoint(_model(job, rung))
+    )
     # Every process must take the same: the smallest of what fits, and the lowest rung.
-    rungs = job.learner.rungs(job.config)
-    all_found: list[Fit] = job.compute.gather(found)
+    all_found: list[Fit] = job.compute.gather(
+        replace(found, asked=train.micro_batch, inexact=tuple(sorted(seen.operations)))
+    )
     refused = {name for names in job.compute.gather(seen.refused) for name in names}
-    chosen = max(all_found, key=lambda fit: (rungs.index(fit.rung), -fit.micro_batch))
+    taken = max(all_found, key=lambda fit: (rungs.index(fit.rung), fit.checkpointing, -fit.micro_batch))
     if refused:
-        deterministic.check(job.stage.name, chosen.inexact, job.compute.device.type, exact=True, refused=refused)
-    return chosen
+        deterministic.check(job.stage.name, taken.inexact, job.compute.device.type, exact=True, refused=refused)
+    if taken.rung != rungs[0]:
+        job.warned(
+            f"{job.stage.name}: THE MODEL {rungs[0]!r} DOES NOT FIT INTO MEMORY: TRAINING FALLS BACK TO "
+            f"{taken.rung!r}. REASON: {taken.reason}"
+        )
+    elif taken.reason is not None:
+        how = " and activations computed again instead of kept" if taken.checkpointing else ""
+        job.warned(
+            f"{job.stage.name}: batches of {job.config.train.batch_size} are made of micro-batches of "
+            f"{taken.micro_batch}{how}, because memory is short ({taken.reason})"
+        )
+    return taken
 
 
 def build(job: Job, fit: Fit) -> Setup:
@@ -138,7 +160,10 @@ def build(job: Job, fit: Fit) -> Setup:
     train = job.config.train
     rows, validate = rows_of(job)
     rng.seed_everything(train.seed)
-    model = job.compute.wrap(_model(job, fit.rung))
+    model = _model(job, fit.rung)
+    if fit.checkpointing:
+        turn_on_checkpointing(model)
+    model = job.compute.wrap(model)
     # From here on every process draws its own numbers (dropout); the models began equal.
     rng.seed_everything(train.seed + job.compute.rank)
     steps = len(epoch_order(job.learner, job.config, job.examples.table, rows, 0).rows)

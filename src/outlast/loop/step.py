@@ -33,6 +33,7 @@ class Stepper:
     clip_norm: float | None
     scaler: torch.amp.GradScaler | None = None
     parameters: list[nn.Parameter] = field(init=False)
+    applying: bool = field(default=False, init=False)  # from then on a step that fails can't be taken back
 
     def __post_init__(self) -> None:
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -44,8 +45,7 @@ class Stepper:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        for parameter in self.parameters:
-            parameter.grad = None  # what optimizer.zero_grad does, without its profiling hooks
+        self.forget_gradients()
         nominal = samples / self.compute.processes
         sums: dict[str, Any] = {}
         for number, batch in enumerate(micro_batches):
@@ -61,7 +61,13 @@ class Stepper:
         self._apply(self.compute.processes * nominal / weight if weight > 0 else 0.0)
         return sums
 
+    def forget_gradients(self) -> None:
+        """What optimizer.zero_grad does, without its profiling hooks."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
     def _apply(self, factor: float) -> None:
+        self.applying = True
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         if factor != 1.0:
@@ -73,6 +79,7 @@ class Stepper:
             self.scaler.update()
         else:
             self.optimizer.step()
+        self.applying = False
 
     def _last_syncs(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         if last or self.compute.processes == 1:

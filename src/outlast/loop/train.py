@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ import torch
 
 from outlast.base.accident import reached
 from outlast.base.log import Progress, say, warn
-from outlast.errors import TaskError
+from outlast.errors import TaskError, TrainingError
 from outlast.loop import deterministic, trace
 from outlast.loop.accel import unwrapped
+from outlast.loop.differences import what_cutting_changes
 from outlast.loop.evaluate import evaluate
-from outlast.loop.memory import Fit
+from outlast.loop.memory import Fit, Portion, release, why_out_of_memory
 from outlast.loop.optim import learning_rate
+from outlast.loop.recovery import BeginAgain, Recovery, remembered_fit, set_aside_another_rung
 from outlast.loop.samples import Epoch, epoch_order
 from outlast.loop.saving import Saver, failed
 from outlast.loop.setup import Job, Setup, build, choose_fit, model_hash, rows_of, snapshot, start
@@ -52,10 +54,33 @@ def train(job: Job) -> Outcome:
     if job.compute.main:
         store.clear_interrupted(job.folder)
     deterministic.prepare(job.config.train.deterministic)
-    fit = _remembered_fit(job) or choose_fit(job, rows_of(job)[0])
-    deterministic.check(job.stage.name, fit.inexact, job.compute.device.type, exact=job.config.train.deterministic)
+    while True:
+        fit = remembered_fit(job) or choose_fit(job, rows_of(job)[0])
+        deterministic.check(job.stage.name, fit.inexact, job.compute.device.type, exact=job.config.train.deterministic)
+        try:
+            return _train(job, fit)
+        except BeginAgain:
+            pass  # only when it is gone is the memory free that it holds
+        except (RuntimeError, MemoryError) as error:
+            why = why_out_of_memory(error)
+            if why is None:
+                raise
+            raise TrainingError(
+                f"{job.stage.name} ran out of memory outside of a step ({why})",
+                hint="free memory (other processes, notebooks) and type the command again; what was saved is intact",
+            ) from error
+        release()
+
+
+def _train(job: Job, fit: Fit) -> Outcome:
+    job.compute.wait()
+    if job.compute.main:
+        set_aside_another_rung(job, fit)
+    job.compute.wait()
     setup = build(job, fit)
-    choice = choose(job.folder, job.resume, start_from=job.start_from, model_hash=model_hash(setup.model))
+    # Weights to begin with are the wanted model's.
+    start_from = job.start_from if fit.rung == job.learner.rungs(job.config)[0] else None
+    choice = choose(job.folder, job.resume, start_from=start_from, model_hash=model_hash(setup.model))
     say(choice.sentence)
     if job.learner.couples_batch and fit.micro_batch * job.compute.processes < job.config.train.batch_size:
         warn(
@@ -82,14 +107,15 @@ class _Session:
     """The live loop of one session; its only lasting state is `state`."""
 
     def __init__(self, job: Job, setup: Setup, state: RunState, fit: Fit, saver: Saver | None) -> None:
-        self.job, self.setup, self.state, self.fit, self.saver = job, setup, state, fit, saver
+        self.job, self.setup, self.state, self.saver = job, setup, state, saver
+        self.recovery = Recovery(job, setup, state, fit)
         self.from_step = state.step
         device, exact = job.compute.device.type, job.config.train.deterministic
         self.inexact = deterministic.for_record(fit.inexact, device, exact=exact)
         sums = state.ranks[job.compute.rank]["sums"] if job.compute.rank < len(state.ranks) else {}
         self.watch = LossWatch(dict(sums), job.compute.device.type == "cpu", self._names)
         self.trace = trace.from_environment(job.stage.name, job.compute.rank, self._names)
-        self.record = {**job.record, "model_hash": model_hash(setup.model), "fit": asdict(fit)}
+        self.provenance = {**job.record, "model_hash": model_hash(setup.model)}
         self.total_steps = setup.epochs * setup.steps_per_epoch
         self.saved_position = (state.epoch, state.cursor) if state.sessions else None
         self.now = job.deadline.now
@@ -128,7 +154,9 @@ class _Session:
             for batch in micro_batches:
                 batch["epochs"] = torch.tensor(state.epoch + number / len(order.rows))
             reached("step")
-            sums = setup.stepper.run(micro_batches, len(order.rows[number]), rate)
+            sums = self.recovery.step(micro_batches, len(order.rows[number]), rate)
+            if sums is None:  # out of memory: taken back, and done again with the same samples in smaller parts
+                return self._steps(order)
             if setup.average is not None:
                 setup.average.update_parameters(unwrapped(setup.model))
             state.step += 1
@@ -167,9 +195,10 @@ class _Session:
         job, setup = self.job, self.setup
         self._same_buffers()
         began = self.now()
+        portion = Portion(self.recovery.fit.evaluated, self.recovery.evaluation_took_less)
         metrics = evaluate(
             job.learner, job.config, setup.evaluated(), job.loader, setup.validate, job.examples.facts,
-            job.compute, setup.micro_batch, lambda: self._reason_to_stop("best") is not None,
+            job.compute, portion, lambda: self._reason_to_stop("best") is not None,
         )  # fmt: skip
         if metrics is not None:
             job.durations.record("evaluate", self.now() - began)
@@ -205,7 +234,7 @@ class _Session:
             state.best_score, state.best_step, state.best_epoch = score, state.step, state.epoch + 1
             if self.saver is not None:
                 weights = self.setup.evaluated().state_dict()
-                self.saver.best(state.step, weights, {**self.record, "score": score, "metrics": metrics})
+                self.saver.best(state.step, weights, {**self._record(), "score": score, "metrics": metrics})
         self._write_metrics(metrics, rate)
 
     def _write_metrics(self, metrics: dict[str, Any], rate: float) -> None:
@@ -261,6 +290,7 @@ class _Session:
 
     def _save_is_due(self) -> bool:
         due = self.saver is not None and self.saver.is_due(self.state.step, self._reserve())
+        due = due or self.recovery.unsaved  # the next session need not find out again what fits
         return bool(self.job.compute.share(due)) if self.job.compute.processes > 1 else due
 
     def _save(self) -> None:
@@ -273,7 +303,8 @@ class _Session:
         state = snapshot(self.setup, self.job, self.state, self.watch.sums)
         if self.saver is not None:
             facts = self.facts()
-            self.saver.checkpoint(state, self.record, lambda: self.job.saved(facts))
+            self.saver.checkpoint(state, self._record(), lambda: self.job.saved(facts))
+        self.recovery.unsaved = False
         self.saved_position = (state.epoch, state.cursor)
 
     def _save_now(self) -> None:
@@ -289,6 +320,10 @@ class _Session:
         problem: str | None = self.job.compute.share(self.saver.settle() if self.saver is not None else None)
         return problem
 
+    def _record(self) -> dict[str, Any]:
+        """What every checkpoint and the best weights carry."""
+        return {**self.provenance, "fit": asdict(self.recovery.fit)}
+
     def facts(self) -> dict[str, Any]:
         """What the run's record says about this session."""
         resumed = f"step-{self.from_step:09d}" if self.from_step else None
@@ -298,7 +333,11 @@ class _Session:
             "to_step": self.state.step,
             "inexact": self.inexact,
             "resumed_from": resumed,
-            "rung": {**asdict(self.fit), "wanted": wanted},
+            "rung": {
+                **asdict(self.recovery.fit),
+                "wanted": wanted,
+                "micro_batches_change": what_cutting_changes(unwrapped(self.setup.model), self.job.learner),
+            },
             "parameters": self.setup.parameters,
             "stall_seconds": self.saver.stall_seconds if self.saver is not None else 0.0,
         }
@@ -327,17 +366,6 @@ class _Session:
             "from_step": self.from_step,
             "couples_batch": self.job.learner.couples_batch,
         }
-
-
-def _remembered_fit(job: Job) -> Fit | None:
-    """The rung and micro-batch of the checkpoint to resume from: they are part of the run, not found anew."""
-    problems: list[str] = []
-    saved = store.newest(job.folder / "checkpoints", problems) if job.resume != "never" else None
-    if saved is None or "fit" not in saved.manifest:
-        return None
-    fit = Fit(**saved.manifest["fit"])
-    declared = job.config.train.micro_batch
-    return fit if declared is None else replace(fit, micro_batch=declared)
 
 
 def _truncate(path: Path, length: int) -> None:

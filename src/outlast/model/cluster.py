@@ -8,11 +8,13 @@ Source: Ma et al. 2023, "Image as Set of Points" (Context Cluster), with other s
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Grid = tuple[int, int]
 Similarity = Literal["cosine", "euclidean"]
@@ -107,11 +109,30 @@ class ClusterBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = TokenMlp(dim, int(dim * mlp_ratio), dropout=dropout, local=local)
         self.drop_path = DropPath(drop_path)
+        self._recomputed: tuple[bool, bool] = (False, False)  # attention, MLP
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute activations again when going backward, except a local MLP's: its BatchNorm would count twice."""
+        self._recomputed = (enable, enable and self.mlp.local is None)
 
     def forward(self, tokens_BNC: Tensor, grid: Grid) -> Tensor:
         """Map (B, N, C) to (B, N, C)."""
-        tokens = tokens_BNC + self.drop_path(self.attention(self.attention_norm(tokens_BNC), grid))
-        result: Tensor = tokens + self.drop_path(self.mlp(self.mlp_norm(tokens), grid))
+        attention, mlp = self._recomputed if torch.is_grad_enabled() else (False, False)
+        tokens = tokens_BNC + self._run(self._attend, tokens_BNC, grid, attention)
+        return tokens + self._run(self._mix, tokens, grid, mlp)
+
+    def _attend(self, tokens_BNC: Tensor, grid: Grid) -> Tensor:
+        result: Tensor = self.drop_path(self.attention(self.attention_norm(tokens_BNC), grid))
+        return result
+
+    def _mix(self, tokens_BNC: Tensor, grid: Grid) -> Tensor:
+        result: Tensor = self.drop_path(self.mlp(self.mlp_norm(tokens_BNC), grid))
+        return result
+
+    def _run(self, part: Callable[[Tensor, Grid], Tensor], tokens_BNC: Tensor, grid: Grid, recomputed: bool) -> Tensor:
+        if not recomputed:
+            return part(tokens_BNC, grid)
+        result: Tensor = checkpoint(part, tokens_BNC, grid, use_reentrant=False, preserve_rng_state=True)
         return result
 
 

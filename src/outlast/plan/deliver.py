@@ -15,6 +15,7 @@ from outlast.env import host
 from outlast.errors import RunError
 from outlast.loop.accel import set_up
 from outlast.loop.evaluate import collect, evaluate
+from outlast.loop.memory import Fit, Portion
 from outlast.loop.samples import open_loader
 from outlast.loop.setup import load_weights
 from outlast.plan.record import NAME, load
@@ -43,7 +44,8 @@ class Delivered:
             ) from error
         self.weights, self.saved = best_weights(run / self.delivery.model)
         self.rung = str(self.saved.manifest["fit"]["rung"])
-        self.micro_batch = int(self.saved.manifest["fit"]["micro_batch"])
+        self.wanted = self.learner.rungs(self.config)[0]
+        self.portion = Portion(Fit.read(self.saved.manifest["fit"]).evaluated)
         self.machine = host.detect()
         host.make_scratch(self.machine)
         self.compute = set_up(self.config.train.threads, self.machine.cores)
@@ -60,7 +62,7 @@ class Delivered:
         config, compute, cores = self.config, self.compute, self.machine.cores
         rows = np.arange(len(examples.table))
         with open_loader(self.learner, config, examples, self.machine.scratch, compute, cores) as loader:
-            metrics = evaluate(self.learner, config, self.model(), loader, rows, self.facts, compute, self.micro_batch)
+            metrics = evaluate(self.learner, config, self.model(), loader, rows, self.facts, compute, self.portion)
         assert metrics is not None  # nothing asks it to stop
         return metrics
 
@@ -69,4 +71,4 @@ class Delivered:
         config, compute, cores = self.config, self.compute, self.machine.cores
         rows, names = np.arange(len(examples.table)), self.delivery.outputs
         with open_loader(self.learner, config, examples, self.machine.scratch, compute, cores) as loader:
-            return collect(self.learner, config, self.model(), loader, rows, names, compute, self.micro_batch)
+            return collect(self.learner, config, self.model(), loader, rows, names, compute, self.portion)

@@ -176,7 +176,7 @@ class RunRecord:
         session["trained"] = {**session.get("trained", {}), stage: steps}
         rung = facts["rung"]
         self.values.setdefault("rung", {})[stage] = {
-            "name": rung["rung"], "wanted": rung["wanted"], "micro_batch": rung["micro_batch"], "reason": rung["reason"]
+            "name": rung["rung"], **{name: value for name, value in rung.items() if name not in ("rung", "asked")}
         }  # fmt: skip
         self.values.setdefault("inexact", {})[stage] = facts["inexact"]
         self.values.setdefault("parameters", {})[stage] = facts["parameters"]

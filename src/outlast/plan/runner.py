@@ -21,6 +21,7 @@ from outlast.data.table import Examples
 from outlast.errors import CheckpointError, RunError, TaskError, TrainingError
 from outlast.loop.accel import Compute
 from outlast.loop.evaluate import predict
+from outlast.loop.memory import Fit, Portion
 from outlast.loop.samples import open_loader
 from outlast.loop.setup import Job, load_weights, model_hash
 from outlast.loop.train import train
@@ -55,8 +56,8 @@ class Surroundings:
     noted: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
     finished: Callable[[], None] = lambda: None  # told when a stage is done
     words: Callable[[], str] = lambda: ""  # for the progress line
-    afterwards: tuple[str, ...] = ("report",)  # kinds of work that follow a stop, for which time is set aside
     warned: Callable[[str], None] = warn
+    afterwards: tuple[str, ...] = ("report",)  # kinds of work that follow a stop, for which time is set aside
     progressed: bool = False  # whether this session has done anything that the next one need not do again
 
 
@@ -166,9 +167,9 @@ def _train(stage: Train, folder: Path, identity: str, around: Surroundings, bega
             stop=around.stop,
             start_from=around.start_from.get(stage.name),
             saved=lambda facts: around.noted(stage.name, facts),
+            warned=around.warned,
             afterwards=around.afterwards,
             words=around.words,
-            warned=around.warned,
         )
         outcome = train(job)
     around.progressed |= outcome.advanced or outcome.stopped is None
@@ -193,14 +194,14 @@ def _predict(
         )
     else:
         weights, saved = store.best_weights(around.run / source.name)
-        rung = saved.manifest["fit"]["rung"]
+        fit = Fit.read(saved.manifest["fit"])
         needs = {name: around.run / name for name in source.needs}
-        model = learner.model(config, Inputs(examples.facts, needs), rung)
+        model = learner.model(config, Inputs(examples.facts, needs), fit.rung)
         load_weights(model, weights, saved.folder)
         with open_loader(learner, config, examples, around.scratch, around.compute, around.cores) as loader:
             reason = predict(
                 learner, config, model.to(around.compute.device), loader, rows, examples.table["id"].tolist(),
-                stage.outputs, folder, around.compute, int(saved.manifest["fit"]["micro_batch"]), around.durations,
+                stage.outputs, folder, around.compute, Portion(fit.evaluated), around.durations,
                 around.deadline.now, lambda: _reason_to_stop(around, "shard"),
             )  # fmt: skip
         around.progressed = True  # at least one shard is done before it asks whether to stop

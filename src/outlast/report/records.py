@@ -162,5 +162,5 @@ class Collected:
         return {
             stage: rung
             for stage, rung in self.rung.items()
-            if rung.get("reason") or (rung.get("wanted") and rung.get("wanted") != rung.get("name"))
+            if rung.get("wanted") and rung.get("wanted") != rung.get("name")
         }

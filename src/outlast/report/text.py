@@ -58,6 +58,8 @@ def summary(run: Collected) -> str:
         lines.append(
             _line("model", f"{rung.get('name', MISSING)}, {count(run.parameters.get(name))} parameters [{name}]")
         )
+        if rung.get("reason") and name not in run.fallbacks:
+            lines.append(_line("", f"micro-batches of {rung.get('micro_batch', MISSING)}: {rung['reason']}"))
         if name in run.fallbacks:
             lines.append(_line("", f"FELL BACK from {rung.get('wanted', MISSING)}: {rung.get('reason') or MISSING}"))
     for scores in run.scores:
