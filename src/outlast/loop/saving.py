@@ -98,11 +98,9 @@ class Saver:
         self._free(self._best)
         self._writer.drop("best")
         copied = self._best.take(dict(weights))
-        began = self.now()
 
         def write() -> None:
             store.save_best(self.stage, step, copied, record)
-            self.durations.record("best", self.now() - began)
 
         self._writer.put("best", write, self._best.release, needed=True)
 
@@ -122,8 +120,8 @@ class Saver:
         self._writer.put("metrics", write, lambda: None, needed=True)
 
     def backlog_seconds(self) -> float:
-        """What is still to be written takes about so long."""
-        return self.durations.expected(*(kind for kind in self._writer.pending() if kind != "metrics"))
+        """What is still to be written takes about so long; best weights at most as long as a checkpoint."""
+        return self.durations.expected(*("save" for kind in self._writer.pending() if kind != "metrics"))
 
     def settle(self) -> str | None:
         """Wait until all is written; what went wrong, or None."""

@@ -180,10 +180,10 @@ class _Session:
         state = self.state
         self.watch.flush()
         if self._evaluation_is_due():
-            reason = self._reason_to_stop("evaluate", "best")
+            reason = self._reason_to_stop("evaluate", "save")
             metrics = None if reason else self._evaluated()
             if metrics is None:
-                return reason or self._reason_to_stop("best")
+                return reason or self._reason_to_stop("save")
             self._judge(metrics)
         state.epoch += 1
         state.cursor = 0
@@ -198,7 +198,7 @@ class _Session:
         portion = Portion(self.recovery.fit.evaluated, self.recovery.evaluation_took_less)
         metrics = evaluate(
             job.learner, job.config, setup.evaluated(), job.loader, setup.validate, job.examples.facts,
-            job.compute, portion, lambda: self._reason_to_stop("best") is not None,
+            job.compute, portion, lambda: self._reason_to_stop("save") is not None,
         )  # fmt: skip
         if metrics is not None:
             job.durations.record("evaluate", self.now() - began)
