@@ -50,6 +50,7 @@ class Surroundings:
     stop: Callable[[], str | None] = lambda: None
     start_from: Mapping[str, Path] = field(default_factory=dict)  # weights to begin with, by training stage
     noted: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
+    entered: Callable[[str | None], None] = lambda name: None  # told the stage that begins, None when it is left
     afterwards: tuple[str, ...] = ("report",)  # kinds of work that follow a stop, for which time is set aside
     progressed: bool = False  # whether this session has done anything that the next one need not do again
 
@@ -78,6 +79,7 @@ def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) 
             _prepare(folder, identity, around)
         around.compute.wait()
         began = time.monotonic()
+        around.entered(stage.name)
         if isinstance(stage, Train):
             reason = _train(stage, folder, identity, around, began)
         elif isinstance(stage, Predict):
@@ -87,6 +89,7 @@ def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) 
             if around.compute.main:
                 _call(stage, folder, identity, examples, around, began)
         around.compute.wait()
+        around.entered(None)
         if reason:
             return reason
     return None

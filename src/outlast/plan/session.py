@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from outlast import task as tasks
-from outlast.base.clock import Deadline, Durations, format_duration, parse_duration
+from outlast.base.clock import Deadline, Durations, careful_guess, format_duration, parse_duration
 from outlast.base.files import TEMPORARY, locked, sha256, sweep
 from outlast.base.log import quiet, say, warn
 from outlast.config.identity import digest
@@ -29,7 +29,7 @@ from outlast.env import device, host, signals
 from outlast.env.host import Host
 from outlast.errors import OutlastError, RunError, UsageError
 from outlast.loop.accel import Compute, check_precision, set_up
-from outlast.plan import ledger, record, runner, sources
+from outlast.plan import hours, ledger, record, runner, sources
 from outlast.report import page
 from outlast.save import store
 from outlast.task import DATA, Stage, Task, Train, needed
@@ -161,18 +161,18 @@ def _go_on(session: Session) -> dict[str, Any]:
             [sha256(run / sources.split_name(name, session.examples)) for name in session.examples]
         )
     kept.warn(session.warnings)
-    kept.begin_session(compute.device.type)
+    kept.begin_session(compute.device.type, asked.quota_rate)
     # What took long in the sessions before is set aside from the first step of this one.
     durations = kept.durations
     if session.deadline.limited:
-        # What was never measured may take long; in a long session there is time to be careful.
-        durations.guess_seconds = min(max(2.0, 0.02 * session.deadline.remaining()), 30.0)
+        durations.guess_seconds = careful_guess(session.deadline.remaining())
     with signals.listen() as request:
         around = runner.Surroundings(
             run=run, examples=session.examples, compute=compute, scratch=session.machine.scratch,
             cores=session.machine.cores, record={**provenance, "config_hash": kept.values["config_hash"]},
             synthetic=session.synthetic, deadline=session.deadline, durations=durations,
             stop=lambda: request.reason, start_from=_beginnings(session.plan, asked), noted=kept.note,
+            entered=kept.enter,
         )  # fmt: skip
         try:
             stopped = runner.run(session.plan, around, asked.stage)
@@ -236,7 +236,7 @@ def _check_run(run: Path, task: Task, config: TaskConfig, resume: str, warnings:
 
 
 def _is_remnant(path: Path) -> bool:
-    return path.name == "config.yaml" or path.name.startswith(TEMPORARY)
+    return path.name in ("config.yaml", hours.PLAN) or path.name.startswith(TEMPORARY)
 
 
 def _set_aside(run: Path, resume: str, compute: Compute) -> None:
