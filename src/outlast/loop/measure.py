@@ -33,8 +33,9 @@ _EVALUATED_BATCHES = 8
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds on this machine. begin: from the decoded samples to the first step; row: one that is evaluated."""
+    """Seconds on this machine. fit: finding what fits; begin: building it; row: one that is evaluated."""
 
+    fit: float
     begin: float
     step: float
     row: float
@@ -50,14 +51,16 @@ def measure(job: Job, scratch: Path) -> Times:
     """Time the pieces of the training `job`; `scratch` is where a checkpoint is written to and removed again."""
     began = time.perf_counter()
     fit = choose_fit(job, rows_of(job)[0])
+    _finish(job)
+    fitted = time.perf_counter()
     setup = build(job, fit)
     _finish(job)
-    begin = time.perf_counter() - began
+    built = time.perf_counter()
     step, steps = _step_seconds(job, setup)
     row = _row_seconds(job, setup)
     save, best = _save_seconds(job, setup, scratch)
     return Times(
-        begin=begin, step=step, row=row, save=save, best=best, steps_timed=steps,
+        fit=fitted - began, begin=built - fitted, step=step, row=row, save=save, best=best, steps_timed=steps,
         micro_batch=setup.micro_batch, rung=setup.rung, parameters=setup.parameters,
     )  # fmt: skip
 

@@ -87,18 +87,24 @@ def answer(sessions: Sequence[Session], allowed: Allowed) -> str:
     hours = sum(session.quota_seconds for session in sessions) / 3600
     weeks = sessions[-1].week if sessions else 1
     if math.isinf(allowed.quota_seconds):
-        spent = f", {hours:.1f} hours" if hours >= 1 else f", {format_duration(3600 * hours)}"
+        spent = f", {format_duration(sum(session.seconds for session in sessions))}"
         return f"{count}{length}{spent}; finished after session {len(sessions)}"
     quota = allowed.quota_seconds / 3600
     if weeks == 1:
-        return f"{count}{length}, {hours:.1f} of {quota:g} quota hours; finished after session {len(sessions)}"
+        return (
+            f"{count}{length}, {_hours(hours)} of {_hours(quota)} quota hours; finished after session {len(sessions)}"
+        )
     last = [session for session in sessions if session.week == 1][-1]
     stopped = ", ".join(f"{piece.stage} at {piece.last}" for piece in last.pieces if not piece.finished)
     return (
-        f"{count}{length}, {hours:.1f} quota hours; the quota of {quota:g} runs out after session {last.number}"
+        f"{count}{length}, {_hours(hours)} quota hours; the quota of {_hours(quota)} runs out after session {last.number}"
         f"{f' ({stopped})' if stopped else ''}, goes on with the next week's; "
         f"finished after session {len(sessions)}, in week {weeks}"
     )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f}".removesuffix(".0") if hours >= 1 else f"{hours:.2g}"
 
 
 def reserve_seconds(times: StageTimes, measured: Measurement, session_seconds: float, *kinds: str) -> float:

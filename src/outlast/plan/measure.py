@@ -160,8 +160,8 @@ def _training(
     fit, validate = select(examples.table, stage.fit), select(examples.table, stage.validate)
     steps = len(epoch_order(stage.learner, stage.config, examples.table, fit, 0).rows)
     seconds = {
-        "begin": times.begin, "step": times.step, "evaluate": times.row * len(validate), "save": times.save,
-        "best": times.best, "row": times.row,
+        "begin": times.fit + times.begin, "step": times.step, "evaluate": times.row * len(validate), "save": times.save,
+        "best": times.best, "row": times.row, "build": times.begin,
     }  # fmt: skip
     longest = {name: seconds[name] for name in ("step", "evaluate", "save", "best")}
     return StageTimes("train", seconds, longest, steps, guessed, None if name == stage.name else name)
@@ -172,5 +172,5 @@ def _prediction(stage: Predict, source: Train, times: StageTimes, here: _Here) -
     rows = len(select(here.examples[source.learner.name].table, stage.rows))
     shards = -(-rows // SHARD_ROWS)
     shard = times.seconds["row"] * rows / max(shards, 1)
-    seconds = {"begin": times.seconds["begin"], "shard": shard}
+    seconds = {"begin": times.seconds["build"], "shard": shard}
     return StageTimes("predict", seconds, {"shard": shard}, shards, times.guessed, source.name)

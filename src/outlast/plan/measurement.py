@@ -30,7 +30,8 @@ _WITHOUT_EFFECT = (
 
 @dataclass(frozen=True)
 class StageTimes:
-    """Seconds of a stage's pieces. train: begin, step, evaluate, save, best; predict: begin, shard; call: call.
+    """Seconds of a stage's pieces. train: begin, step, evaluate, save, best, and
+    of a measured one build and row; predict: begin, shard; call: call.
 
     longest: of each kind of work, what the time to set aside is reckoned from. count: steps per epoch, or shards.
     guessed: why it is a guess; None if it was measured. like: the stage that was measured in its place.

@@ -18,6 +18,7 @@ from outlast.report.planned import measured_line
 
 _ROW = 0.62  # inches
 _BAR = 0.62  # of a row
+_LETTERS = 12.5  # that fit into an inch
 
 
 def draw(plan: Mapping[str, Any], look: Look | None = None) -> bytes:
@@ -27,19 +28,21 @@ def draw(plan: Mapping[str, Any], look: Look | None = None) -> bytes:
     gpus = plan["allowed"]["gpus"]
     width = 5.2 if look.narrow else 9.6
     title = f"Plan of {plan['task']}, preset {plan['preset']}"
-    finding = f"{plan['answer']}. {measured_line(plan['measurement'])}."
+    finding = f"{plan['answer']}; {measured_line(plan['measurement'])}."
     names = [stage["stage"] for stage in plan["stages"]]
+    letters = _LETTERS * (width - 1) / total
     with style(look) as theme:
         colours = dict(zip(names, _colours(theme, len(names)), strict=True))
-        figure = new_figure(
-            (width, 1.25 + _ROW * gpus + 0.2 * -(-len(names) // 4)), look, title, finding, plan["synthetic"]
-        )
+        columns = 2 if look.narrow else 4
+        height = 1.1 + _ROW * gpus + 0.2 * -(-len(names) // columns)
+        figure = new_figure((width, height), look, title, finding, plan["synthetic"])
         axes = figure.add_subplot()
         quiet_axes(axes, grid=None)
         for session in plan["sessions"]:
-            _session(axes, session, starts[session["session"]], gpus, theme, named=len(plan["sessions"]) <= 12)
+            start = starts[session["session"]]
+            _session(axes, session, start, gpus, theme, letters)
             for piece in session["pieces"]:
-                _piece(axes, piece, starts[session["session"]], total, colours[piece["stage"]], theme)
+                _piece(axes, piece, start, letters, colours[piece["stage"]], theme)
         axes.set_xlim(0, total * 1.005)
         axes.set_ylim(gpus - 0.5, -0.95)
         axes.set_yticks(range(gpus), [f"GPU {number + 1}" for number in range(gpus)] if gpus > 1 else [""])
@@ -50,12 +53,7 @@ def draw(plan: Mapping[str, Any], look: Look | None = None) -> bytes:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / seconds:g}"))
         axes.set_xlabel(f"{unit} of computing, session after session")
         handles = [axes.barh([0], [0], color=colours[name], label=_label(plan, name)) for name in names]
-        axes.legend(
-            handles=handles,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.42 / gpus - 0.12),
-            ncols=2 if look.narrow else 4,
-        )
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
         said = f"task {plan['task']}; preset {plan['preset']}; {plan['answer']}"
         return save_as(figure, look, said.encode("ascii", "backslashreplace").decode("ascii"))
 
@@ -74,28 +72,29 @@ def _colours(theme: Theme, number: int) -> list[str]:
     return [own[place % len(own)] for place in range(number)]
 
 
-def _session(axes: Axes, session: Mapping[str, Any], start: float, gpus: int, theme: Theme, *, named: bool) -> None:
-    """The session's band, its name and its end."""
+def _session(axes: Axes, session: Mapping[str, Any], start: float, gpus: int, theme: Theme, letters: float) -> None:
+    """The session's band, its name as far as there is room (`letters` per second), and its end."""
     end = start + session["seconds"]
     if session["session"] % 2:
         axes.axvspan(start, end, color=theme.band, zorder=0)
     axes.plot([end, end], [-0.5, gpus - 0.5], color=theme.grid, linewidth=1.2, zorder=1)
-    if named:
-        text = f"session {session['session']}, {format_duration(session['seconds'])}"
-        axes.text(start, -0.6, f" {text}", fontsize=8, color=theme.muted, va="bottom", clip_on=True)
+    number = str(session["session"])
+    named = [f"session {number}, {format_duration(session['seconds'])}", f"session {number}", number]
+    text = next((text for text in named if len(text) + 1 <= session["seconds"] * letters), "")
+    axes.text(start, -0.6, f" {text}", fontsize=8, color=theme.muted, va="bottom")
 
 
-def _piece(axes: Axes, piece: Mapping[str, Any], start: float, total: float, colour: str, theme: Theme) -> None:
-    """A stage's bar with its name, if there is room; hatched at the end where it is cut."""
+def _piece(axes: Axes, piece: Mapping[str, Any], start: float, letters: float, colour: str, theme: Theme) -> None:
+    """A stage's bar with its name, if there is room (`letters` per second); a line where it is cut."""
     left, right = start + piece["start_seconds"], start + piece["end_seconds"]
     axes.barh(piece["gpu"], right - left, left=left, height=_BAR, color=colour, zorder=2)
-    letters = int((right - left) / total * 105)
-    name = shorten(piece["stage"], letters) if letters >= 4 else ""
+    room = int((right - left) * letters) - 1
+    name = shorten(piece["stage"], room) if room >= min(len(piece["stage"]), 7) else ""
     axes.text(left, piece["gpu"], f" {name}", va="center", fontsize=8.5, color=theme.surface, zorder=3, clip_on=True)
     if not piece["finished"]:
         axes.plot([right, right], [piece["gpu"] - 0.42, piece["gpu"] + 0.42], color=theme.alarm, linewidth=2, zorder=4)
         text = f"stops at {piece['last']:,} "
-        if (right - left) / total > 0.16:
+        if room > len(text):
             axes.text(
                 right, piece["gpu"] + 0.36, text, ha="right", va="center", fontsize=7.5, color=theme.alarm, zorder=4
             )
