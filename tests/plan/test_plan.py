@@ -133,7 +133,7 @@ def test_times_of_another_machine_or_other_settings_are_told(saved, tmp_path):
 
 def test_the_answer_is_one_sentence():
     assert planned_with(measured(), session_seconds=9 * HOUR, quota_seconds=30 * HOUR)["answer"] == (
-        "1 session of 9h00m, 4.6 of 30 quota hours; finished after session 1"
+        "1 session of 9h, 4.6 of 30 quota hours; finished after session 1"
     )
     found = planned_with(measured(), epochs=1000, session_seconds=9 * HOUR, quota_seconds=30 * HOUR)
     assert "the quota of 30 runs out after session 4" in found["answer"] and "in week 2" in found["answer"]
@@ -224,5 +224,5 @@ def test_the_files_that_were_asked_for_are_written(saved, tmp_path):
     "allowed", [{"gpus": 0}, {"quota_seconds": 0.0}, {"quota_rate": 0.0}, {"session_seconds": 0.0}]
 )
 def test_limits_that_are_none_are_refused(allowed):
-    with pytest.raises(UsageError, match="nothing can be done|is not a"):
+    with pytest.raises(UsageError, match=r"nothing can be done|is not a"):
         Allowed(**allowed).check()

@@ -83,7 +83,7 @@ def answer(sessions: Sequence[Session], allowed: Allowed) -> str:
     """The plan in one sentence: how many sessions, how much of the quota, and when it is finished."""
     count = f"{len(sessions)} session{'' if len(sessions) == 1 else 's'}"
     limited = math.isfinite(allowed.session_seconds)
-    length = f" of {format_duration(allowed.session_seconds)}" if limited else ""
+    length = f" of {_short(allowed.session_seconds)}" if limited else ""
     hours = sum(session.quota_seconds for session in sessions) / 3600
     weeks = sessions[-1].week if sessions else 1
     if math.isinf(allowed.quota_seconds):
@@ -97,10 +97,14 @@ def answer(sessions: Sequence[Session], allowed: Allowed) -> str:
     last = [session for session in sessions if session.week == 1][-1]
     stopped = ", ".join(f"{piece.stage} at {piece.last}" for piece in last.pieces if not piece.finished)
     return (
-        f"{count}{length}, {_hours(hours)} quota hours; the quota of {_hours(quota)} runs out after session {last.number}"
-        f"{f' ({stopped})' if stopped else ''}, goes on with the next week's; "
-        f"finished after session {len(sessions)}, in week {weeks}"
+        f"{count}{length}, {_hours(hours)} quota hours; "
+        f"the quota of {_hours(quota)} runs out after session {last.number}{f' ({stopped})' if stopped else ''}, "
+        f"it goes on with the next week's; finished after session {len(sessions)}, in week {weeks}"
     )
+
+
+def _short(seconds: float) -> str:
+    return format_duration(seconds).removesuffix("00s").removesuffix("00m")
 
 
 def _hours(hours: float) -> str:

@@ -17,6 +17,8 @@ from outlast.base.clock import format_duration
 from outlast.base.files import read_json
 from outlast.plan import ledger, record
 from outlast.report import planned
+from outlast.report.formats import finite
+from outlast.report.parts import as_list, as_mapping, as_time
 
 PLAN = "plan.json"  # a plan that is kept in a run folder
 WEEK = timedelta(days=7)
@@ -39,8 +41,9 @@ def spent(runs: Iterable[Path], since: datetime) -> list[Spent]:
     quota: dict[tuple[str, str], float] = defaultdict(float)
     for run in runs:
         known = record.load(run)
-        for session in known["sessions"]:
-            if datetime.fromisoformat(session["started"]) < since:
+        for session in map(as_mapping, as_list(known.get("sessions"))):
+            started = as_time(session.get("started"))
+            if started is None or started < since:
                 continue
             for stage, seconds in _parts(session).items():
                 hours[known["task"], stage] += seconds / 3600
@@ -77,11 +80,11 @@ def week_ago() -> datetime:
 
 
 def _parts(session: Mapping[str, Any]) -> dict[str, float]:
-    seconds = float(session.get("seconds") or 0.0)
-    stages = {name: float(value) for name, value in (session.get("stages") or {}).items()}
+    seconds = finite(session.get("seconds")) or 0.0
+    stages = {name: finite(value) or 0.0 for name, value in as_mapping(session.get("stages")).items()}
     beside = seconds - sum(stages.values())
     return {**stages, **({BESIDE: beside} if beside > 0.05 else {})}
 
 
 def _rate(session: Mapping[str, Any]) -> float:
-    return 0.0 if session.get("device") == "cpu" else float(session.get("quota_rate", 1.0))
+    return 0.0 if session.get("device") == "cpu" else finite(session.get("quota_rate", 1.0)) or 0.0

@@ -31,17 +31,25 @@ def measurement_of(run: Path, task: Task) -> tuple[Measurement, TaskConfig]:
             f"{run} is a run of the task {known['task']!r}, not of {task.name!r}", hint="give a run of this task"
         )
     config = read_config(task.config, run / "config.yaml")
-    stages = topological(task.stages(config))
+    try:
+        return _measurement(run, known, task, config), config
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"the record of {run} does not tell its times: {type(error).__name__} {error}",
+            hint="restore run.json and the stage.json files from a copy, or plan without --run",
+        ) from error
+
+
+def _measurement(run: Path, known: Mapping[str, Any], task: Task, config: TaskConfig) -> Measurement:
     decided = identity(config, ("must",))
-    host = known.get("host", {})
-    measured = Measurement(
+    return Measurement(
         task=task.name, preset=config.preset, made=str(known["created"]), source=f"run {run}",
-        machine=host, versions=known.get("versions", {}), config=decided, config_hash=digest(decided),
+        machine=known.get("host", {}), versions=known.get("versions", {}), config=decided, config_hash=digest(decided),
         data={name: item["fingerprint"] for name, item in known.get("data", {}).items()},
         synthetic=bool(known.get("synthetic")), startup_seconds=_startup(known["sessions"]),
-        report_seconds=known.get("longest_seconds", {}).get("report"), stages=_stages(run, known, stages),
+        report_seconds=known.get("longest_seconds", {}).get("report"),
+        stages=_stages(run, known, topological(task.stages(config))),
     )  # fmt: skip
-    return measured, config
 
 
 def _startup(sessions: Sequence[Mapping[str, Any]]) -> float:

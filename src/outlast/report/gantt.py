@@ -96,7 +96,7 @@ def _piece(axes: Axes, piece: Mapping[str, Any], start: float, letters: float, c
         text = f"stops at {piece['last']:,} "
         if room > len(text):
             axes.text(
-                right, piece["gpu"] + 0.36, text, ha="right", va="center", fontsize=7.5, color=theme.alarm, zorder=4
+                right, piece["gpu"] + 0.345, text, ha="right", va="top", fontsize=7.5, color=theme.alarm, zorder=4
             )
 
 
