@@ -26,6 +26,7 @@ from outlast.task import Predict, Stage, Task, Train, needed, topological
 FORMAT = 1
 _UNITS = {"train": "step", "predict": "shard", "call": "call"}
 _AFTERWARDS = ("report",)  # what follows a stop, as in the runner
+_MIRRORED = ("mirror", "mirror")  # with a mirror: the upload that is under way, and the one after it
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def reserve_seconds(times: StageTimes, measured: Measurement, session_seconds: f
     if measured.report_seconds is not None:
         longest["report"] = measured.report_seconds
     guess = careful_guess(session_seconds) if math.isfinite(session_seconds) else Durations().guess_seconds
-    return Durations(guess, longest).expected(*kinds, *_AFTERWARDS)
+    afterwards = _AFTERWARDS + (_MIRRORED if "mirror" in longest else ())
+    return Durations(guess, longest).expected(*kinds, *afterwards)
 
 
 def _limits(measured: Measurement, allowed: Allowed) -> Limits:

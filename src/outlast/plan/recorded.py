@@ -98,7 +98,7 @@ def _training(folder: Path, known: Mapping[str, Any], longest: Mapping[str, floa
         count, seconds = _steps_per_epoch(folder), spent
     if not steps or not count or not seconds:
         return None
-    told = {name: longest[name] for name in ("step", "evaluate", "save", "best") if name in longest}
+    told = {name: longest[name] for name in ("step", "evaluate", "save", "best", "mirror") if name in longest}
     pieces = {"begin": begin, "step": seconds / steps, "evaluate": 0.0, "best": 0.0, "save": longest.get("save", 0.0)}
     return StageTimes("train", pieces, told, int(count))
 
