@@ -72,7 +72,7 @@ def measure_plan(task: Task, config: TaskConfig, data: Any, *, synthetic: bool) 
         "kind": machine.kind, "device": compute.device.type, "device_name": device.detect().name,
         "cores": machine.cores, "threads": compute.threads,
     }  # fmt: skip
-    decided = identity(config, ("must",))
+    decided = identity(config)
     return Measurement(
         task=task.name, preset=config.preset, made=now(), source="measured", machine=kept, versions=host.versions(),
         config=decided, config_hash=digest(decided),

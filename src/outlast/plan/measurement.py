@@ -24,7 +24,7 @@ GUESSED_REPORT_SECONDS = 5.0
 _WITHOUT_EFFECT = (
     "train.epochs", "train.minimum_steps", "train.evaluate_every_epochs", "train.patience_epochs", "train.seed",
     "train.learning_rate", "train.weight_decay", "train.schedule", "train.warmup_fraction", "train.final_fraction",
-    "train.plateau_factor", "train.plateau_patience_epochs",
+    "train.plateau_factor", "train.plateau_patience_epochs", "train.fallback",
 )  # fmt: skip
 
 
@@ -99,13 +99,13 @@ def load(path: Path, task: str) -> Measurement:
 
 def key(stage: Train) -> str:
     """Trainings with the same key take the same time per step: the same learner under the same settings."""
-    return digest([stage.learner.name, _telling(_flat(identity(stage.config, ("must",))))])
+    return digest([stage.learner.name, _telling(_flat(identity(stage.config)))])
 
 
 def other_settings(measured: Measurement, config: TaskConfig) -> list[str]:
     """A line for each setting that may change the times and is another than when they were measured."""
     before = _telling(_flat(measured.config))
-    after = _telling(_flat(json.loads(json.dumps(identity(config, ("must",)), default=str))))
+    after = _telling(_flat(json.loads(json.dumps(identity(config), default=str))))
     names = sorted({*before, *after})
     return [f"{name}: {before.get(name)} -> {after.get(name)}" for name in names if before.get(name) != after.get(name)]
 

@@ -41,7 +41,7 @@ def measurement_of(run: Path, task: Task) -> tuple[Measurement, TaskConfig]:
 
 
 def _measurement(run: Path, known: Mapping[str, Any], task: Task, config: TaskConfig) -> Measurement:
-    decided = identity(config, ("must",))
+    decided = identity(config)
     return Measurement(
         task=task.name, preset=config.preset, made=str(known["created"]), source=f"run {run}",
         machine=known.get("host", {}), versions=known.get("versions", {}), config=decided, config_hash=digest(decided),
