@@ -42,7 +42,6 @@ def planned(refused, a_plan):
         (("--session-limit", "0s"), ["--session-limit"]),
         (("--session-limit", "soon"), ["'soon'", "9h"]),
         (("--session-limit", "3s"), ["3s", "too short", "getting ready", "--session-limit"]),
-        (("--session-limit", "58s"), ["call 'folds'", "1m00s", "--session-limit"]),
         (("--quota", "3s"), ["the quota of 3s", "--quota"]),
         (("--to", "plan.pdf"), ["plan.pdf", ".png"]),
         (("--data", "."), ["--measurement and --data"]),
@@ -69,6 +68,20 @@ def test_a_time_that_is_no_number_of_seconds_is_refused(refused, a_plan, tmp_pat
     values["measurement"]["stages"]["train-fold0"]["seconds"]["step"] = value
     (tmp_path / "odd.json").write_text(json.dumps(values))
     refused("plan", "toys.plan", "--measurement", tmp_path / "odd.json", names=["odd.json"], code=2)
+
+
+def test_a_call_that_is_longer_than_a_session_is_named(refused, a_plan, tmp_path):
+    values = json.loads(a_plan.read_text())
+    values["measurement"]["stages"]["combine"] |= {"seconds": {"call": 7200.0}, "guessed": None}
+    (tmp_path / "long.json").write_text(json.dumps(values))
+    words = ("plan", "toys.plan", "--measurement", tmp_path / "long.json", "--session-limit", "1h")
+    refused(*words, names=["the call 'combine' takes 2h00m", "--session-limit"], code=2)
+
+
+def test_a_guess_does_not_make_a_plan_impossible(command, a_plan):
+    ended = command("plan", "toys.plan", "--measurement", a_plan, "--session-limit", "50s")
+    assert ended.code == 0, ended.err
+    assert "5s (guessed)" in ended.out
 
 
 def test_a_measurement_of_another_task_is_refused(refused, a_plan):

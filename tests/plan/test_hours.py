@@ -136,7 +136,7 @@ def test_status_shows_the_plan_beside_what_happened(finished):
     finally:
         (run / hours.PLAN).unlink()
     assert after[0] == before and len(after) == 3
-    assert after[1].startswith("plan: 1 sessions") and "used: 2 sessions" in after[1]
+    assert after[1].startswith("plan: 1 session,") and "used: 2 sessions" in after[1]
     assert "train-fold0 planned" in after[2] and "done" in after[2]
 
 
@@ -144,7 +144,7 @@ def test_a_stage_that_took_more_sessions_than_planned_says_so():
     stage = {"stage": "train", "seconds": 7200, "sessions": [1, 2], "guessed": None}
     plan = {"sessions": [{}, {}], "seconds": 7300, "stages": [stage]}
     sessions = [{"seconds": 3600, "stages": {"train": 3500.0}}] * 3
-    assert "train planned 2h00m, so far 2h55m in 3 of 2 planned sessions" in planned.against(plan, sessions, set())[1]
+    assert "train planned 2h00m, so far 2h55m in 3 sessions, planned 2" in planned.against(plan, sessions, set())[1]
 
 
 def test_a_plan_may_lie_in_the_run_folder_before_the_run(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from outlast.task import Predict, Stage, Task, Train, needed, topological
 
 FORMAT = 1
 _UNITS = {"train": "step", "predict": "shard", "call": "call"}
+_MOST_GUESSED = 0.1  # of a session
 _AFTERWARDS = ("report",)  # what follows a stop, as in the runner
 _MIRRORED = ("mirror", "mirror")  # with a mirror: the upload that is under way, and the one after it
 
@@ -152,6 +153,8 @@ def _work(stage: Stage, config: TaskConfig, measured: Measurement, allowed: Allo
         return Work(stage.name, "predict", shards, needed(stage), times.seconds["begin"])
     # The runner begins a call whatever is left: the plan keeps what is set aside at the end free for it.
     seconds = times.seconds["call"]
+    if times.guessed:  # a guess must not decide that a plan is impossible
+        seconds = min(seconds, _MOST_GUESSED * length)
     return Work(stage.name, "call", (Part(seconds, 1, seconds + reserve()),), needed(stage))
 
 

@@ -88,12 +88,17 @@ def against(plan: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]], done
             state = "not begun"
         else:
             state = f"{'done' if name in done else 'so far'} {format_duration(real)}"
-            state += f" in {used} of {len(stage['sessions'])} planned sessions" if len(stage["sessions"]) > 1 else ""
+            planned = len(stage["sessions"])
+            state += f" in {_sessions(used)}, planned {planned}" if max(used, planned) > 1 else ""
         parts.append(f"{name} planned {format_duration(stage['seconds'])}{' (guessed)' if stage['guessed'] else ''}, "
                      f"{state}")  # fmt: skip
     spent = sum(session.get("seconds") or 0.0 for session in sessions)
     head = (
-        f"plan: {len(plan['sessions'])} sessions, {format_duration(plan['seconds'])}; "
-        f"used: {len(sessions)} sessions, {format_duration(spent)}"
+        f"plan: {_sessions(len(plan['sessions']))}, {format_duration(plan['seconds'])}; "
+        f"used: {_sessions(len(sessions))}, {format_duration(spent)}"
     )
     return [head, "  " + "; ".join(parts)]
+
+
+def _sessions(number: int) -> str:
+    return f"{number} session{'' if number == 1 else 's'}"
