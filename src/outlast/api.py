@@ -148,18 +148,26 @@ def export_weights(run: str | Path, to: str | Path) -> dict[str, Any]:
 
 
 def status(run: str | Path | None = None) -> dict[str, Any]:
-    """What there is to know about a run, or about every run under ./runs; "text" is for people."""
+    """What there is to know about a run, or about every run under ./runs; "text" is for people.
+
+    Of every run: "last_7_days" says the hours and quota hours by task and stage.
+    """
+    from outlast.plan import hours
+    from outlast.plan.hours import plan_against
     from outlast.plan.record import load
     from outlast.report import collect, text
 
     if run is None:
         runs = collect.list_runs(Path("runs"))
+        spent = hours.spent([item.run for item in runs if item.status != "unreadable"], hours.week_ago())
         known = [
             {"run": str(item.run), "task": item.task, "status": item.status, "reason": item.reason} for item in runs
         ]
-        return {"runs": known, "text": text.status_table(runs)}
-    collected = collect.collect(Path(run))
-    return {"run": str(run), **load(Path(run)), "text": text.status_line(collected)}
+        table = "\n".join(filter(None, [text.status_table(runs), hours.week_table(spent)]))
+        return {"runs": known, "last_7_days": [vars(one) for one in spent], "text": table}
+    collected, known_run = collect.collect(Path(run)), load(Path(run))
+    lines = [text.status_line(collected), *plan_against(Path(run), known_run)]
+    return {"run": str(run), **known_run, "text": "\n".join(lines)}
 
 
 def write_report(run: str | Path) -> dict[str, Any]:
@@ -169,6 +177,41 @@ def write_report(run: str | Path) -> dict[str, Any]:
 
     page = session.write_report(Path(run))
     return {"report": str(page), "text": text.summary(collect.collect(Path(run)))}
+
+
+def make_plan(
+    task: str,
+    *,
+    data: str | Path | Mapping[str, str | Path] | Sequence[str] | None = None,
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    session_limit: str | float | None = None,
+    quota: str | float | None = None,
+    quota_rate: float = 1.0,
+    gpus: int = 1,
+    measurement: str | Path | None = None,
+    run: str | Path | None = None,
+    to: str | Path | None = None,
+    synthetic: bool = False,
+) -> dict[str, Any]:
+    """Which stages run in which session, from measured times: where it stops and goes on, and what it costs.
+
+    The times come from a few real steps here, from a saved plan (`measurement`) or from what a run has recorded
+    (`run`). Durations are texts such as "9h", or seconds; `quota` is that of a week, of which an hour of session costs
+    `quota_rate` hours. `to` is a .png, .svg or .json file.
+
+    Returns {"answer": one sentence, "sessions", "stages", "quota_hours", "notes", "measurement", "text", ...}.
+    Raises UsageError for limits that can't be kept or a measurement that does not fit.
+    """
+    from outlast.plan.planning import Question, plan
+
+    return plan(
+        Question(
+            task=task, data=data, preset=preset, overrides=overrides, session_limit=session_limit, quota=quota,
+            quota_rate=quota_rate, gpus=gpus, measurement=Path(measurement) if measurement else None,
+            run=Path(run) if run else None, to=Path(to) if to else None, synthetic=synthetic,
+        )
+    )  # fmt: skip
 
 
 def verify_resume(

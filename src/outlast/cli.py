@@ -95,6 +95,39 @@ def train(
     _print(result, as_json, "")
 
 
+@app.command()
+def plan(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task (see `outlast tasks`) or a dotted module name.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as train.epochs=40.")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="DIR|NAME=DIR", help="The data; may be repeated with names.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="smoke, cpu, t4, full, ...; default by machine.")] = None,
+    session_limit: Annotated[str | None, typer.Option(help="Length of a session, such as 9h or 45m.")] = None,
+    quota: Annotated[str | None, typer.Option(help="Accelerator quota of a week, such as 30h.")] = None,
+    quota_rate: Annotated[float, typer.Option(help="Quota hours that an hour of session costs.")] = 1.0,
+    gpus: Annotated[int, typer.Option(help="GPUs of a session; one stage at a time on each.")] = 1,
+    measurement: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take the times of a plan that was saved as JSON.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(metavar="RUN", help="Take the times that a run has recorded.")] = None,
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="plan.png, plan.svg or plan.json.")] = None,
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="Measure on the task's synthetic set.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what training takes before it is begun: sessions, quota hours, where it stops and goes on."""
+    from outlast import api
+
+    result = api.make_plan(
+        task, data=data, preset=preset, overrides=overrides or [], session_limit=session_limit, quota=quota,
+        quota_rate=quota_rate, gpus=gpus, measurement=measurement, run=run, to=to, synthetic=synthetic,
+    )  # fmt: skip
+    text = result.pop("text")
+    _print(result, as_json, text)
+
+
 @app.command("verify-resume")
 def verify_resume(
     task: Annotated[str, typer.Argument(metavar="TASK", help="A task (see `outlast tasks`) or a dotted module name.")],

@@ -84,6 +84,11 @@ class Durations:
         return sum(1.5 * self.longest.get(kind, self.guess_seconds) for kind in kinds)
 
 
+def careful_guess(session_seconds: float) -> float:
+    """What to set aside for work that was never measured: in a long session there is time to be careful."""
+    return min(max(2.0, 0.02 * session_seconds), 30.0)
+
+
 def youngs_interval(cost_seconds: float, failure_seconds: float) -> float:
     """Seconds between saves that cost `cost_seconds` each, where failures come every `failure_seconds` on average.
 

@@ -113,6 +113,8 @@ class RunRecord:
         # What took long in the sessions before is set aside from the first step of this one.
         self.durations = Durations(longest=dict(values.get("longest_seconds", {})))
         self._lock = threading.RLock()
+        self._stage: str | None = None  # under way, its seconds counted up to the moment `_counted`
+        self._counted = began
 
     @classmethod
     def open(
@@ -146,14 +148,15 @@ class RunRecord:
             write_text(folder / "config.yaml", to_yaml(config))
         return record
 
-    def begin_session(self, device: str, bounds: Mapping[str, str]) -> None:
+    def begin_session(self, device: str, bounds: Mapping[str, str], quota_rate: float = 1.0) -> None:
         """A session begins; one that was killed before has no end, and stays without.
 
-        bounds: what bit-for-bit equality hangs on (`env.bounds`).
+        bounds: what bit-for-bit equality hangs on (`env.bounds`). quota_rate: what an hour of it costs of the
+        accelerator's quota; on a CPU it costs nothing.
         """
         self.values["sessions"].append(
             {"started": now(), "ended": None, "why_stopped": None, "device": device, "from_step": None, "to_step": None,
-             "resumed_from": None, "bounds": dict(bounds)}
+             "resumed_from": None, "bounds": dict(bounds), "stages": {}, "quota_rate": quota_rate, "quota_hours": 0.0}
         )  # fmt: skip
         self.values |= {"status": "running", "reason": None}
         self.save()
@@ -171,7 +174,8 @@ class RunRecord:
     def _note(self, stage: str, facts: Mapping[str, Any]) -> None:
         session = self.values["sessions"][-1]
         session |= {name: facts[name] for name in ("from_step", "to_step", "resumed_from")}
-        session |= {"stage": stage, "seconds": round(time.monotonic() - self.began, 1)}
+        session["stage"] = stage
+        self._count()
         steps = {"from_step": facts["from_step"], "to_step": facts["to_step"]}
         session["trained"] = {**session.get("trained", {}), stage: steps}
         rung = facts["rung"]
@@ -188,6 +192,23 @@ class RunRecord:
             self.values["mirror"] = dict(state)
             self.save()
 
+    def enter(self, stage: str | None) -> None:
+        """A stage begins, or (None) the one that was under way is left: its seconds in this session are counted."""
+        with self._lock:
+            self._count()
+            self._stage = stage
+
+    def _count(self) -> None:
+        """Count the time that has passed: the session's, its stage's, and what it costs of a quota."""
+        session, moment = self.values["sessions"][-1], time.monotonic()
+        if self._stage is not None:
+            before = session["stages"].get(self._stage, 0.0)
+            session["stages"][self._stage] = round(before + moment - self._counted, 3)
+        self._counted = moment
+        session["seconds"] = round(moment - self.began, 1)
+        rate = 0.0 if session["device"] == "cpu" else session["quota_rate"]
+        session["quota_hours"] = round(session["seconds"] / 3600 * rate, 5)
+
     def warn(self, sentences: Sequence[str]) -> None:
         """Keep warnings that are not there yet."""
         self.values["warnings"] += [sentence for sentence in sentences if sentence not in self.values["warnings"]]
@@ -196,8 +217,8 @@ class RunRecord:
     def end_session(self, status: str, reason: str | None, next_command: str | None) -> None:
         """The session ends: finished, stopped or failed, why, and what to type next."""
         session = self.values["sessions"][-1]
-        seconds = round(time.monotonic() - self.began, 1)
-        session |= {"ended": now(), "why_stopped": reason or status, "seconds": seconds}
+        self._count()
+        session |= {"ended": now(), "why_stopped": reason or status}
         spent = _spent(self.values)
         self.values |= {"status": status, "reason": reason, "next_command": next_command, "seconds": {"total": spent}}
         self.save()

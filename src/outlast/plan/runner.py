@@ -57,6 +57,7 @@ class Surroundings:
     finished: Callable[[], None] = lambda: None  # told when a stage is done
     words: Callable[[], str] = lambda: ""  # for the progress line
     warned: Callable[[str], None] = warn
+    entered: Callable[[str | None], None] = lambda name: None  # told the stage that begins, None when it is left
     afterwards: tuple[str, ...] = ("report",)  # kinds of work that follow a stop, for which time is set aside
     progressed: bool = False  # whether this session has done anything that the next one need not do again
 
@@ -87,6 +88,7 @@ def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) 
             _prepare(folder, identity, around)
         around.compute.wait()
         began = time.monotonic()
+        around.entered(stage.name)
         if isinstance(stage, Train):
             reason = _train(stage, folder, identity, around, began)
         elif isinstance(stage, Predict):
@@ -96,6 +98,7 @@ def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) 
             if around.compute.main:
                 _call(stage, folder, identity, examples, around, began)
         around.compute.wait()
+        around.entered(None)
         if reason:
             return reason
         if around.compute.main:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from outlast import task as tasks
-from outlast.base.clock import Deadline, Durations, format_duration, parse_duration
+from outlast.base.clock import Deadline, Durations, careful_guess, format_duration, parse_duration
 from outlast.base.files import TEMPORARY, locked, sha256, sweep
 from outlast.base.log import quiet, say, warn
 from outlast.config.identity import Changes, digest, lines
@@ -29,7 +29,7 @@ from outlast.env import bounds, device, host, signals
 from outlast.env.host import Host
 from outlast.errors import OutlastError, RunError, UsageError
 from outlast.loop.accel import Compute, check_precision, set_up, with_threads
-from outlast.plan import disk, extension, ledger, record, runner, sources
+from outlast.plan import disk, extension, hours, ledger, record, runner, sources
 from outlast.plan.mirroring import copies, open_mirror
 from outlast.report import page
 from outlast.save import bring_back, store
@@ -204,12 +204,11 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
     for sentence in moved:
         warn(sentence)
     kept.warn([*session.warnings, *moved])
-    kept.begin_session(compute.device.type, now)
+    kept.begin_session(compute.device.type, now, asked.quota_rate)
     # What took long in the sessions before is set aside from the first step of this one.
     durations = kept.durations
     if session.deadline.limited:
-        # What was never measured may take long; in a long session there is time to be careful.
-        durations.guess_seconds = min(max(2.0, 0.02 * session.deadline.remaining()), 30.0)
+        durations.guess_seconds = careful_guess(session.deadline.remaining())
     with signals.listen() as request, copies(mirror, kept) as copy:
 
         def noted(stage: str, facts: Mapping[str, Any]) -> None:
@@ -223,6 +222,7 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
             stop=lambda: request.reason, start_from=_beginnings(session.plan, asked), earlier=session.earlier,
             noted=noted, finished=copy.offer, words=copy.words, afterwards=("report", *copy.afterwards),
             warned=lambda sentence: _warn(kept, sentence),
+            entered=kept.enter,
         )  # fmt: skip
         try:
             stopped = runner.run(session.plan, around, asked.stage)
@@ -309,7 +309,7 @@ def _check_run(run: Path, task: Task, config: TaskConfig, asked: Request, preset
 
 
 def _is_remnant(path: Path) -> bool:
-    return path.name == "config.yaml" or path.name.startswith(TEMPORARY)
+    return path.name in ("config.yaml", hours.PLAN) or path.name.startswith(TEMPORARY)
 
 
 def _set_aside(run: Path, resume: str, compute: Compute) -> None:

@@ -154,7 +154,11 @@ def new_figure(size: tuple[float, float], look: Look, title: str | None, finding
 
 def save(figure: Figure, look: Look, run: Collected) -> bytes:
     """The figure as PNG or SVG bytes, with the run's provenance in its metadata. To be used inside `style`."""
-    said = provenance(run)
+    return save_as(figure, look, provenance(run))
+
+
+def save_as(figure: Figure, look: Look, said: str) -> bytes:
+    """The figure as PNG or SVG bytes, with the ASCII line `said` in its metadata. To be used inside `style`."""
     buffer = io.BytesIO()
     with _quiet("matplotlib.font_manager"):
         if look.form == "svg":
