@@ -42,7 +42,7 @@ def test_every_session_says_what_each_stage_took(finished):
 
 
 def test_the_hours_of_a_gpu_cost_their_rate(record, monkeypatch):
-    record.begin_session("cuda", 2.0)
+    record.begin_session("cuda", {}, 2.0)
     began = record.began
     monkeypatch.setattr(time, "monotonic", lambda: began + 100)
     record.enter("train")

@@ -116,15 +116,20 @@ class Ranks:
             for _ in range(4)
         ]  # fmt: skip
 
-    def train(self, count, run, *overrides, crash=None, without=()):
-        """One session of the run; crash=(place, n) ends it on every rank. Returns what each rank answers."""
+    def train(self, count, run, *overrides, crash=None, stop=None, without=()):
+        """One session of the run;
+
+        crash=(place, n) ends it on every rank when it comes there for the n-th time, stop=(place, n) asks it to stop.
+        Returns what each rank answers.
+        """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         for rank in range(count):
             environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
                            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
-            job = {"run": str(run), "overrides": overrides, "crash": crash, "without": without,
+            own = run[rank] if isinstance(run, list) else run
+            job = {"run": str(own), "overrides": overrides, "crash": crash, "stop": stop, "without": without,
                    "environment": {name: str(value) for name, value in environment.items()}}  # fmt: skip
             self.processes[rank].stdin.write(json.dumps(job) + "\n")
             self.processes[rank].stdin.flush()

@@ -1,23 +1,35 @@
 """One of several processes that train the toy plan together, again and again: importing torch for each session would
 take longer than the sessions. Reads a session per line (JSON) from standard input and answers with its result."""
 
+import collections
 import contextlib
 import json
 import os
+import signal
 import sys
 
 import torch
 from accelerate.state import AcceleratorState
 
 import outlast
+from outlast.base import accident
+from outlast.errors import OutlastError
 from outlast.loop import setup
+from outlast.loop import train as training
 from outlast.save import rng
-from toys import plan as toy
+
+
+def start_without_generators(*arguments):
+    generators = rng.capture()
+    state = setup.start(*arguments)
+    rng.restore(generators)
+    return state
+
 
 # What a session can be made to do without, to show that it is needed.
 PARTS = {
     "warm-up": (setup, "warm_up", lambda *_: None),
-    "generators": (rng, "restore", lambda state: None),
+    "generators": (training, "start", start_without_generators),
 }
 
 
@@ -27,30 +39,35 @@ class Crash(BaseException):
 
 def train(job):
     """One session as the rank that `job` says. Returns the result, None after a crash, and the rows of each step."""
-    steps = []
-    seen = {"count": 0}
+    steps, rows = [], []
+    seen = collections.Counter()
 
-    def accident(place):
-        if job["crash"] is not None and place == job["crash"][0]:
-            seen["count"] += 1
-            if seen["count"] == job["crash"][1]:
-                raise Crash
+    def reached(place):
+        seen[place] += 1
+        if place == "stepped":  # a step of the training; others are trials of what fits
+            steps.append(list(rows))
+        if job["crash"] == [place, seen[place]]:
+            raise Crash
+        if job["stop"] == [place, seen[place]]:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def watched(stepper, micro_batches, samples, rate):
-        steps.append([row for batch in micro_batches for row in batch["row"].tolist()])
+        rows[:] = [row for batch in micro_batches for row in batch["row"].tolist()]
         return run(stepper, micro_batches, samples, rate)
 
     run = setup.Stepper.run
     os.environ.update(job["environment"])
-    toy.ACCIDENT[:] = [accident]
+    accident.happen = reached
     setup.Stepper.run = watched
     kept = {name: getattr(PARTS[name][0], PARTS[name][1]) for name in job["without"]}
     for name in job["without"]:
         setattr(*PARTS[name])
-    result = None
+    result, refused = None, None
     try:
         with contextlib.suppress(Crash):
             result = outlast.train("toys.plan", preset="smoke", out=job["run"], overrides=job["overrides"])
+    except OutlastError as error:
+        refused = error.message
     finally:
         setup.Stepper.run = run
         for name, part in kept.items():
@@ -58,12 +75,13 @@ def train(job):
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
-    return {"result": result, "steps": steps}
+    return {"result": result, "steps": steps, "error": refused}
 
 
 if __name__ == "__main__":
     from outlast.plan import session
 
     session.write_report = lambda run: run / "report.html"
+    session._SEEN_SECONDS = 0.5
     for line in sys.stdin:
         print(json.dumps(train(json.loads(line))), flush=True)

@@ -28,9 +28,13 @@ CLASSES = ("dark", "light", "striped")
 
 
 def _from_environment(place):
-    """OUTLAST_TOY_KILL=place:count kills this process for real when the place is reached for the count-th time."""
+    """OUTLAST_TOY_KILL=place:count kills this process for real when the place is reached for the count-th time.
+
+    With OUTLAST_TOY_RANK only the process of that rank.
+    """
     wanted, _, count = os.environ.get("OUTLAST_TOY_KILL", "").partition(":")
-    if wanted and place == wanted:
+    meant = os.environ.get("OUTLAST_TOY_RANK", os.environ.get("RANK")) == os.environ.get("RANK")
+    if wanted and place == wanted and meant:
         _from_environment.seen = getattr(_from_environment, "seen", 0) + 1
         if _from_environment.seen == int(count):
             os.kill(os.getpid(), signal.SIGKILL)

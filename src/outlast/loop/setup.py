@@ -232,9 +232,9 @@ def start(setup: Setup, job: Job, choice: Start) -> RunState:
     source = choice.saved.folder if choice.saved else job.folder
     if state.processes != job.compute.processes:
         job.warned(
-            f"{job.stage.name} was saved by {_count(state.processes)} and goes on with {_count(job.compute.processes)}: "
-            f"each step has the same samples, but {'; '.join(what_differs(model, job.learner))}. It does not end bit "
-            "for bit where it would have ended"
+            f"{job.stage.name} was saved by {_count(state.processes)} and goes on with "
+            f"{_count(job.compute.processes)}: each step has the same samples, but "
+            f"{'; '.join(what_differs(model, job.learner))}. It does not end bit for bit where it would have ended"
         )
         state.ranks = _redistributed(state.ranks, job.compute.processes)
     load_weights(model, state.model, source)
@@ -295,10 +295,11 @@ def _redistributed(ranks: list[dict[str, Any]], processes: int) -> list[dict[str
     for rank in ranks:
         for name, value in rank["sums"].items():
             total[name] = total.get(name, 0.0) + value
-    return [
-        {**rank, "sums": total if number == 0 else dict.fromkeys(total, 0.0)}
-        for number, rank in enumerate(ranks[:processes])
-    ]
+    generators = [rank["generators"] for rank in ranks[:processes]]
+    generators += [rng.capture()] * (processes - len(generators))  # of a process that is new: those it was given
+    # All need the same names: at the end of an epoch the sums are added up over the processes, name by name.
+    sums = [total, *[dict.fromkeys(total, 0.0)] * (processes - 1)]
+    return [{"generators": mine, "sums": dict(its)} for mine, its in zip(generators, sums, strict=True)]
 
 
 def _count(processes: int) -> str:

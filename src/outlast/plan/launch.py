@@ -40,6 +40,7 @@ FAILURE = "OUTLAST_FAILURE"  # the file in which a rank that we started says why
 LAUNCHER = "OUTLAST_LAUNCHER"  # the process that started it
 
 _GRACE_SECONDS = 3.0  # between SIGTERM and SIGKILL for the peers of a rank that failed
+_CAUSE_SECONDS = 1.0  # a peer may notice the end of a rank before we do
 _LOOK_SECONDS = 0.05
 _KEPT_CHARACTERS = 20_000
 _PR_SET_PDEATHSIG = 1
@@ -173,9 +174,9 @@ def run_ranks(command: Sequence[str], processes: int) -> dict[str, Any]:
             for number in range(processes):
                 ranks.append(_start(command, number, processes, port, Path(folder)))
             forwarded = _wait(ranks, request)
-            failed = [rank for rank in ranks if rank.failed()]
-            if not failed:
+            if not any(rank.failed() for rank in ranks):
                 return _result(ranks[0])
+            _await_cause(ranks)
             ranks[0].echo = False  # what it says from now on is about its peers' end
             _terminate(ranks, _GRACE_SECONDS)
         raise _cause(ranks, forwarded)
@@ -196,8 +197,8 @@ def _start(command: Sequence[str], number: int, processes: int, port: int, folde
         FAILURE: str(failure),
         LAUNCHER: str(os.getpid()),
     }
-    terminal = number == 0 and sys.stderr is sys.__stderr__ and sys.stderr.isatty()
-    if terminal:
+    # A notebook has put something else in the place of standard error.
+    if number == 0 and sys.__stderr__ is not None and sys.stderr is sys.__stderr__ and sys.__stderr__.isatty():
         environment |= {TERMINAL: "1", "COLUMNS": str(os.get_terminal_size(sys.stderr.fileno()).columns)}
     process = subprocess.Popen(
         command,
@@ -279,18 +280,40 @@ def _descendants(pid: int) -> list[Any]:
         return []
 
 
-def _cause(ranks: Sequence[_Rank], forwarded: str | None) -> OutlastError:
-    """The error of the rank that failed first. What a rank says of a peer that is gone comes last."""
-    failures: list[tuple[bool, float, int, OutlastError | dict[str, Any] | None]] = []
+@dataclass(order=True)
+class _Failure:
+    """How a rank failed; the least of them is the cause of the others."""
+
+    consequence: bool  # of a peer's failure
+    seconds: float  # since the epoch
+    rank: int
+    said: dict[str, Any] | None = field(compare=False)
+
+
+def _failures(ranks: Sequence[_Rank]) -> list[_Failure]:
+    found = []
     for rank in ranks:
         said = read_json(rank.failure) if rank.failure.exists() else None
         if said is not None:
             consequence = "traceback" in said and bool(_OF_A_PEER.search(f"{said['kind']}: {said['message']}"))
-            failures.append((consequence, said["time"], rank.number, said))
-        elif rank.process.returncode != 0 and not rank.by_us:
+            found.append(_Failure(consequence, said["time"], rank.number, said))
+        elif rank.failed() and not rank.by_us:
             aborted = rank.process.returncode == -signal.SIGABRT  # NCCL's watchdog ends a rank so when a peer is gone
-            failures.append((aborted, rank.ended, rank.number, None))
-    _, _, number, said = min(failures, key=lambda failure: failure[:3])
+            found.append(_Failure(aborted, rank.ended, rank.number, None))
+    return found
+
+
+def _await_cause(ranks: Sequence[_Rank]) -> None:
+    """As long as all that is known are consequences, the cause may be about to come."""
+    last = time.monotonic() + _CAUSE_SECONDS
+    while time.monotonic() < last and all(failure.consequence for failure in _failures(ranks)):
+        time.sleep(_LOOK_SECONDS)
+
+
+def _cause(ranks: Sequence[_Rank], forwarded: str | None) -> OutlastError:
+    """The error of the rank that failed first. What a rank says of a peer that is gone comes last."""
+    first = min(_failures(ranks))
+    number, said = first.rank, first.said
     if said is None:
         return _death(ranks[number], len(ranks), forwarded)
     if "traceback" in said:

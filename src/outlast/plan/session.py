@@ -37,6 +37,8 @@ from outlast.save.mirror import Mirror
 from outlast.save.place import shown
 from outlast.task import DATA, Stage, Task, Train, needed
 
+_SEEN_SECONDS = 30.0  # a file system between machines may show a new file late
+
 
 @dataclass(frozen=True)
 class Request:
@@ -61,9 +63,7 @@ class Request:
     mirror: str | None = None
     deadline: Deadline | None = None
     processes: int = 1  # on this machine
-    starter: Sequence[str] = (
-        "outlast",
-    )  # what stands before `train`: processes on several machines have torchrun there
+    starter: Sequence[str] = ("outlast",)  # what stands before `train`; with several machines that is torchrun's
 
     def command(self, run: Path, preset: str, quota_used_seconds: float = 0.0) -> str:
         """The command that goes on with this run, with the quota that is then left."""
@@ -133,9 +133,7 @@ def run_session(asked: Request) -> dict[str, Any]:
         say(f"preset {preset!r}, because this machine computes with {accelerator.name}; choose another with --preset")
     if compute.processes == 1 and accelerator.count > 1:
         all_of_them = replace(asked, processes=accelerator.count).command(run, preset)
-        warn(
-            f"this machine has {accelerator.count} GPUs and one process uses one of them; all are used by\n  {all_of_them}"
-        )
+        warn(f"this machine has {accelerator.count} GPUs, and one process uses one; all are used by\n  {all_of_them}")
     busy = f"another process is training in {run}"
     with locked(run.parent / f".{run.name}.lock", busy) if compute.main else contextlib.nullcontext():
         mirror = open_mirror(asked.mirror, run, asked.resume) if asked.mirror and compute.main else None
@@ -205,6 +203,7 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
         warn(sentence)
     kept.warn([*session.warnings, *moved])
     kept.begin_session(compute.device.type, now, asked.quota_rate)
+    _check_shared(run, compute)
     # What took long in the sessions before is set aside from the first step of this one.
     durations = kept.durations
     if session.deadline.limited:
@@ -260,6 +259,21 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
         "stages_left": left,
         "mirror": kept.values.get("mirror"),
     }
+
+
+def _check_shared(run: Path, compute: Compute) -> None:
+    """Processes on several machines need one run folder. Raises RunError, in all of them."""
+    compute.wait()
+    until = time.monotonic() + (_SEEN_SECONDS if compute.processes > 1 else 0.0)
+    while not record.is_run(run) and time.monotonic() < until:
+        time.sleep(0.5)
+    seen = compute.gather(record.load(run)["created"] if record.is_run(run) else None)
+    others = [str(rank) for rank, created in enumerate(seen) if created != seen[0]]
+    if others:
+        raise RunError(
+            f"{run} is not one folder for all processes: rank {', '.join(others)} sees another one, or none, there",
+            hint="give with --out a folder on a file system that all machines share",
+        )
 
 
 def _warn(kept: record.RunRecord, sentence: str) -> None:
