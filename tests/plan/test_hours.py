@@ -59,9 +59,10 @@ def test_a_session_that_is_killed_has_counted_what_it_had_told(record, monkeypat
     record.begin_session("cuda", {})
     record.enter("train")
     monkeypatch.setattr(time, "monotonic", lambda began=record.began: began + 60)
-    rung = {"rung": "wide", "wanted": "wide", "micro_batch": 8, "reason": None}
+    rung = {"rung": "wide", "wanted": "wide", "micro_batch": 8, "reason": None, "checkpointing": False, "events": (),
+            "micro_batches_change": []}  # fmt: skip
     record.note("train", {"from_step": 0, "to_step": 5, "resumed_from": None, "rung": rung, "parameters": 1,
-                          "stall_seconds": 0.0})  # fmt: skip
+                          "stall_seconds": 0.0, "inexact": ()})  # fmt: skip
     [session] = json.loads((record.folder / "run.json").read_text())["sessions"]
     assert session["stages"]["train"] == pytest.approx(60, abs=1) and session["ended"] is None
 
