@@ -113,6 +113,11 @@ def look() -> Machine:
     )
 
 
+def nearest(path: Path) -> Path:
+    """The path itself or the nearest folder above it that is there (and may be looked at)."""
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if os.access(parent, os.F_OK))
+
+
 def _versions(requirements: Iterable[str]) -> dict[str, str]:
     found = {}
     for requirement in map(Requirement, requirements):
@@ -189,7 +194,7 @@ def _copies(package: Path) -> tuple[Path, ...]:
         folders += [*clone.glob("*/src"), clone.parent / "src"]
     found = {package.parent: None}
     for folder in folders:
-        if (folder / package.name / "errors.py").is_file():
+        if os.access(folder / package.name / "errors.py", os.R_OK):
             found[folder.resolve()] = None
     return tuple(found)
 
@@ -202,8 +207,7 @@ def _changed(package: Path) -> tuple[Path, ...]:
 
 
 def _free_bytes(folder: Path) -> int:
-    existing = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(nearest(folder)).free
 
 
 def _fetching_weights() -> str | None:
