@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toys import plan
-from toys.machines import T4, found, healthy, subject
 
 from outlast.check import config
 from outlast.check.finding import checks_of
+from toys import plan
+from toys.machines import T4, found, healthy, subject
 
 HOUR = 3600.0
 
@@ -49,10 +49,14 @@ WRONG_FOR_THE_DATA = {
     "many steps": ("steps", ("train.minimum_steps=6000000",), ("6,000,000 steps",)),
     "no warm-up": ("warmup", ("train.warmup_fraction=0.001",), ("rounds to no step", "160 steps")),
     "plateau": (
-        "patience", ("train.schedule=plateau", "train.plateau_patience_epochs=50"), ("never be lowered", "40 epochs")
+        "patience",
+        ("train.schedule=plateau", "train.plateau_patience_epochs=50"),
+        ("never be lowered", "40 epochs"),
     ),
     "patience": (
-        "patience", ("train.patience_epochs=60", "train.minimum_steps=1"), ("early stopping can never", "40 epochs")
+        "patience",
+        ("train.patience_epochs=60", "train.minimum_steps=1"),
+        ("early stopping can never", "40 epochs"),
     ),
     "average": ("average", ("train.ema_decay=0.999",), ("1000 steps", "there are 160", "train.ema_decay=0.938")),
     "evaluation": ("evaluation", ("train.evaluate_every_epochs=40",), ("once", "evaluate_every_epochs=4")),

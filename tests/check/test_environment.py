@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toys.machines import found, healthy, subject
 
 from outlast.check import environment
 from outlast.check.finding import checks_of
 from outlast.check.machine import look
 from outlast.errors import TaskError
+from toys.machines import found, healthy, subject
 
 BROKEN = {
     "an old Python": ("python_version", {"python": "3.10.14"}, ("3.10.14", ">=3.11")),

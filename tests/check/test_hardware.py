@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from toys.machines import P100, T4, found, healthy, subject
+import torch
 
 from outlast.check import hardware
 from outlast.check.finding import checks_of
-from outlast.check.machine import Gpu
+from outlast.check.machine import Gpu, compute
+from toys.machines import P100, T4, found, healthy, subject
 
 A100 = Gpu("A100", (8, 0), 40_000_000_000)
 B200 = Gpu("B200", (10, 0), 180_000_000_000)
@@ -30,7 +31,7 @@ BROKEN = {
     ),
     "taken": ("gpu_memory", {"gpu_free_bytes": lambda number: 2e9}, (), {}, "warning", ("2.0 GB of 15.0 GB",)),
     "idle": (
-        "idle_gpus", {"gpus": (T4, T4)}, (), {"session_limit": 9 * 3600.0}, "warning", ("1 of 2", "9h00m", "2 processes")
+        "idle_gpus", {"gpus": (T4, T4)}, (), {"session_limit": 32400.0}, "warning", ("1 of 2", "9h00m", "2 processes")
     ),
     "too many": ("processes", {}, (), {"processes": 2}, "error", ("2 processes", "1 GPU")),
     "batch too small": ("processes", NO_GPU, ("train.batch_size=2",), {"processes": 3}, "error", ("batch of 2",)),
@@ -93,6 +94,16 @@ def test_without_a_gpu_it_says_that_it_was_not_checked(name, tmp_path):
 def test_which_kernels_a_gpu_can_run(architectures, gpu, right, tmp_path):
     about = subject(healthy(tmp_path, architectures=architectures, gpus=(gpu,)))
     assert (found(hardware, "gpu_architecture", about) == []) == right
+
+
+def test_the_kernels_that_are_tried_are_right_where_torch_is_right(monkeypatch):
+    assert compute("cpu") is None
+    monkeypatch.setattr(torch.nn.functional, "conv2d", lambda images, kernels: images)
+    assert "is right" in compute("cpu")
+
+
+def test_a_device_that_is_not_there_is_a_sentence():
+    assert compute("cuda:63")
 
 
 def test_only_the_gpus_of_this_process_are_tried(tmp_path):

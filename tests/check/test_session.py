@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toys.machines import NOON, found, healthy, subject
 
 from outlast.check import session
 from outlast.check.finding import CannotCheck, checks_of
+from toys.machines import NOON, found, healthy, subject
 
 HOUR = 3600.0
 PRETRAINED = ("model.name=resnet18", "model.pretrained=true")
