@@ -101,6 +101,17 @@ def test_training_refuses_what_can_be_told_at_once_and_writes_nothing(command, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("preset", ["t4", "full"])
+def test_a_preset_for_a_gpu_is_refused_without_one_before_anything_is_prepared(preset, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "look", lambda: healthy(tmp_path, gpus=(), gpu_files=0))
+    words = ("plants", "--preset", preset, "--out", tmp_path / "run")
+    code, _, err = command("train", *words)  # there is no data either: the machine comes first
+    assert code == 1 and f"the preset '{preset}' wants a GPU" in err and "train.needs_gpu=false" in err
+    code, _, err = command("train", *words, "train.needs_gpu=false")
+    assert code == 1 and "no data found" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_training_lists_all_that_stands_in_its_way(tmp_path, monkeypatch):
     machine = healthy(tmp_path, gpus=(P100,), run_kernel=lambda number: "no kernel image is available")
     monkeypatch.setattr(preflight, "look", lambda: machine)

@@ -127,6 +127,7 @@ def test_what_workers_prepare_is_counted_by_a_real_sample(tmp_path):
     about = subject(healthy(tmp_path), "train.batch_size=8", "train.micro_batch=4")
     sample = 8 * 8 * 4 + 8 + 8  # float32 pixels, label, row
     assert about.micro_batch_bytes == 4 * sample
+    assert subject(healthy(tmp_path), "train.batch_size=900").micro_batch_bytes == 30 * sample  # there are no more
     in_flight = 3 * 4 * 4 * sample
     fits = replace(about, machine=healthy(tmp_path, shared_memory_bytes=round(in_flight / 0.8) + 1))
     assert found(hardware, "shared_memory", fits) == []

@@ -130,7 +130,8 @@ class Subject:
     @property
     def micro_batch_bytes(self) -> int:
         """What the loader hands over for one forward pass; of the stage with the largest samples."""
-        return self.micro_batch * self._part("sample", "no sample can be read", self._sample_bytes)
+        shown = max((training.shown for training in self.trainings), default=0)
+        return min(self.micro_batch, shown) * self._part("sample", "no sample can be read", self._sample_bytes)
 
     def _sample_bytes(self) -> int:
         stages = [training.stage for training in self.trainings]
