@@ -8,6 +8,7 @@ in the name.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -36,6 +37,10 @@ class Settings(BaseModel):
     def idle(self) -> dict[str, str]:
         """Settings of this group that have no effect as things stand: {field: reason}. Used to warn."""
         return {}
+
+    def downloads(self) -> tuple[str, ...]:
+        """The timm models whose published weights these settings ask for. Used to check that they can be had."""
+        return ()
 
 
 class Training(Settings):
@@ -66,6 +71,7 @@ class Training(Settings):
     memory_budget_gigabytes: float | None = declared(
         None, gt=0, description="that a process may take of its device's memory; none: 90 % of what is available"
     )
+    needs_gpu: bool = free(False, description="refuse to train without a GPU, where it would take days")
     fallback: bool = declared(True, description="allow a smaller model of the task's ladder if this one does not fit")
 
     def idle(self) -> dict[str, str]:
@@ -118,9 +124,30 @@ class TaskConfig(Settings):
     loading: Loading = Loading()
     saving: Saving = Saving()
 
+    def multiples(self) -> dict[str, dict[str, int]]:
+        """{key of an image size: {what cuts the image: by how much}}: the size must be a multiple of all of them."""
+        return {}
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        for key, cuts in self.multiples().items():
+            size, unit = _look_up(self, key), math.lcm(*cuts.values())
+            if size % unit:
+                why = " and ".join(f"{name}={number}" for name, number in cuts.items())
+                fitting = [str(number) for number in (size // unit * unit, (size // unit + 1) * unit) if number > 0]
+                raise ValueError(f"{key}={size} is not a multiple of {unit} ({why}); take {' or '.join(fitting)}")
+        return self
+
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> Self:
         micro, batch = self.train.micro_batch, self.train.batch_size
         if micro is not None and micro > batch:
             raise ValueError(f"train.micro_batch={micro} is larger than train.batch_size={batch}; make it smaller")
         return self
+
+
+def _look_up(settings: Settings, key: str) -> Any:
+    found: Any = settings
+    for part in key.split("."):
+        found = getattr(found, part)
+    return found

@@ -29,7 +29,7 @@ from outlast.env import bounds, device, host, signals
 from outlast.env.host import Host
 from outlast.errors import OutlastError, RunError, UsageError
 from outlast.loop.accel import Compute, check_precision, set_up, with_threads
-from outlast.plan import disk, extension, hours, ledger, record, runner, sources
+from outlast.plan import disk, extension, hours, ledger, preflight, record, runner, sources
 from outlast.plan.mirroring import copies, open_mirror
 from outlast.report import page
 from outlast.save import bring_back, store
@@ -120,11 +120,12 @@ def run_session(asked: Request) -> dict[str, Any]:
     began = time.monotonic()
     _check_usage(asked)
     machine = host.detect()
-    task = tasks.find(asked.task)
+    task = preflight.find_task(asked.task)
     preset = asked.preset or device.default_preset(list(task.presets))
     overrides = [*asked.overrides, *([] if asked.fallback else ["train.fallback=false"])]
     config, warnings = resolve(task.config, task.presets, preset, file=asked.config, overrides=overrides)
     run = asked.out or Path("runs") / f"{task.name.rpartition('.')[2]}-{preset}"
+    preflight.require(preflight.before_training(task, config, run))
     compute = set_up(config.train.threads, machine.cores)
     quiet(not compute.main)
     check_precision(config.train.precision, compute.device)
