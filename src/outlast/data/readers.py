@@ -31,6 +31,7 @@ UInt8 = npt.NDArray[np.uint8]
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+UNREADABLE = (*_DAMAGED, *_BOMB)  # what PIL raises at files that are no whole pictures
 _ORIENTATION = 0x0112
 
 
