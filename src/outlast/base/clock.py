@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from outlast.errors import UsageError
 
+IMPORTED = time.time()  # when this process began to use the package: a source file changed later is not what runs
 _UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
 
 

@@ -2,7 +2,7 @@
 
 A family is a module of checks: every public function defined in it, in the order in which they stand. The id of a check
 is FAMILY.NAME, as `environment.torch_and_torchvision`. A check that can't look here yields an `unchecked` finding with
-the reason; silence means that it looked and found nothing.
+the reason, or raises `CannotCheck`; silence means that it looked and found nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from outlast.errors import OutlastError
 
 Severity = Literal["error", "warning", "note", "unchecked"]
 Check = Callable[[Any], Iterable["Finding"]]
+
+
+class CannotCheck(Exception):
+    """What a check needs to look at is not there; says why. Becomes an `unchecked` finding, never an error."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,14 @@ def checks_of(family: ModuleType) -> dict[str, Check]:
 
 
 def run(families: Sequence[ModuleType], subject: Any) -> Iterator[Finding]:
-    """The findings of all checks. What a check raises on purpose is a finding as well."""
+    """The findings of all checks, in order. What a check raises on purpose is a finding as well."""
     for family in families:
         for identifier, check in checks_of(family).items():
             try:
                 for found in check(subject):
                     yield replace(found, id=identifier)
+            except CannotCheck as reason:
+                yield replace(unchecked(str(reason)), id=identifier)
             except OutlastError as problem:
                 evidence = "; ".join(problem.details)
                 yield Finding("error", problem.message, evidence, problem.hint or "", identifier)

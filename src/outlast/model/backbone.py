@@ -82,6 +82,22 @@ def normalisation(name: str, *, also: Sequence[str] = ()) -> Normalisation:
     return Normalisation(tuple(published.mean), tuple(published.std))
 
 
+def has_cached_weights(name: str) -> bool:
+    """Whether the published weights of `name` are in the hub's cache on this disk. Raises ModelError."""
+    _require_known(name, ())
+    published = timm.models.get_pretrained_cfg(name)
+    if published is None or not published.hf_hub_id:
+        return False
+    files = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(huggingface_hub.try_to_load_from_cache(published.hf_hub_id, file), str) for file in files)
+
+
+def weights_host() -> tuple[str, int]:
+    """Name and port of the hub that weights are fetched from."""
+    address = urlsplit(huggingface_hub.constants.ENDPOINT)
+    return address.hostname or "", address.port or 443
+
+
 def load_weights(model: nn.Module, path: Path | str) -> list[str]:
     """Load a local weights file into a timm model; return the head tensors that were left out (other size).
 
@@ -191,11 +207,11 @@ def _from_hub(name: str, classes: int, channels: int, image_size: tuple[int, int
 def _hub_offline_without_internet() -> Iterator[None]:
     """Where the hub's name does not resolve, look in the local cache only: at once instead of after 50 s of retries."""
     before = huggingface_hub.constants.HF_HUB_OFFLINE
-    address = urlsplit(huggingface_hub.constants.ENDPOINT)
+    name, port = weights_host()
     try:
         # Behind a proxy the name need not resolve here: leave the decision to the proxy.
         if not getproxies():
-            socket.getaddrinfo(address.hostname, address.port or 443)
+            socket.getaddrinfo(name, port)
     except OSError:
         huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:

@@ -1,0 +1,111 @@
+"""What checks look at: a task, its configuration, the run that is meant, the machine, and, made when first asked for,
+its data and models.
+
+A part that isn't there (a configuration that is wrong, data that was not found) raises `CannotCheck` for every check
+that needs it; the one check whose business it is reads the reason from `problems`. So a check needs no case for what
+another check has found already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from outlast.check.finding import CannotCheck
+from outlast.check.machine import Machine
+from outlast.config.schema import Settings, TaskConfig
+from outlast.data.table import Examples
+from outlast.errors import OutlastError
+from outlast.task import Stage, Task, Train, select, topological
+
+Part = TypeVar("Part")
+
+
+def _later() -> Mapping[str, Examples]:
+    raise CannotCheck("the data is looked at later")
+
+
+@dataclass
+class Subject:
+    """Everything a check may ask for. Times are in seconds, sizes in bytes.
+
+    machine: facts, replaceable in tests. task_, config_: None where they could not be had; checks use `task` and
+    `config`. problems: why a part is not there, by its name ("task", "config", "examples"). no_effect: the warnings of
+    `resolve`. chosen: the keys that the user set. run: the run folder. find_examples(): {learner: Examples}.
+    """
+
+    machine: Machine
+    task_: Task | None
+    config_: TaskConfig | None
+    preset: str
+    run: Path = Path("runs/run")
+    chosen: frozenset[str] = frozenset()
+    no_effect: tuple[str, ...] = ()
+    session_limit: float | None = None
+    processes: int = 1
+    mirror: str | None = None
+    roots: Mapping[str, Path] = field(default_factory=dict)
+    find_examples: Callable[[], Mapping[str, Examples]] = _later
+    problems: dict[str, OutlastError] = field(default_factory=dict)
+
+    @property
+    def task(self) -> Task:
+        if self.task_ is None:
+            raise CannotCheck("the task can't be imported")
+        return self.task_
+
+    @property
+    def config(self) -> TaskConfig:
+        if self.config_ is None:
+            self.task  # noqa: B018 - without a task there is no configuration, and that is then the reason
+            raise CannotCheck("the configuration is wrong")
+        return self.config_
+
+    @cached_property
+    def plan(self) -> list[Stage]:
+        """The stages, in order."""
+        return topological(self.task.stages(self.config))
+
+    @property
+    def examples(self) -> Mapping[str, Examples]:
+        """By learner."""
+        return self._part("examples", "the data can't be used", self.find_examples)
+
+    @property
+    def trainings(self) -> list[tuple[Train, int]]:
+        """Every training stage with the number of examples it trains on."""
+        found = []
+        for stage in self.plan:
+            if isinstance(stage, Train):
+                found.append((stage, len(select(self.examples[stage.learner.name].table, stage.fit))))
+        return found
+
+    def _part(self, name: str, reason: str, make: Callable[[], Part]) -> Part:
+        """Make a part once; if that fails, remember why and say to everyone that it isn't there."""
+        if name in self.problems:
+            raise CannotCheck(reason)
+        if name not in self._made:
+            try:
+                self._made[name] = make()
+            except OutlastError as problem:
+                self.problems[name] = problem
+                raise CannotCheck(reason) from problem
+        made: Part = self._made[name]
+        return made
+
+    @cached_property
+    def _made(self) -> dict[str, Any]:
+        return {}
+
+
+def groups(settings: Settings, prefix: str = "") -> list[tuple[str, Settings]]:
+    """Every group of settings with its dotted prefix, the whole one (prefix "") first."""
+    found = [(prefix, settings)]
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            found += groups(value, f"{prefix}{name}.")
+    return found
