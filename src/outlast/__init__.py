@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from outlast.api import (
+        check_task,
         demo,
         evaluate,
         export_weights,
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
         write_report,
     )
 
-# None is called like a subpackage (tasks, report, export): importing one would put it in the function's place.
+# None is called like a subpackage (check, tasks, report, export): importing one would put it in the function's place.
 __all__ = [
+    "check_task",
     "demo",
     "evaluate",
     "export_weights",

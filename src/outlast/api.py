@@ -63,6 +63,34 @@ def train(
     )  # fmt: skip
 
 
+def check_task(
+    task: str,
+    *,
+    data: str | Path | Mapping[str, str | Path] | Sequence[str] | None = None,
+    out: str | Path | None = None,
+    preset: str | None = None,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    session_limit: str | float | None = None,
+    processes: int = 1,
+    synthetic: bool = False,
+) -> dict[str, Any]:
+    """Look for everything that can go wrong in a training, before it costs. Never stops at the first finding.
+
+    Returns {"errors", "warnings", "unchecked", "notes": how many, "findings": [{"severity", "sentence", "evidence",
+    "remedy", "id"}], "ran": the ids of all checks, "text": the same for people}.
+    """
+    from outlast.plan import preflight
+
+    return preflight.check(
+        preflight.Question(
+            task=task, data=data, out=Path(out) if out else None, preset=preset,
+            config=Path(config) if config else None, overrides=overrides, session_limit=session_limit,
+            processes=processes, synthetic=synthetic,
+        )
+    )  # fmt: skip
+
+
 def evaluate(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
     """Score a run's best weights on every labelled example under `data` (none: the data that the run was trained on).
 

@@ -86,6 +86,36 @@ def train(
     _print(result, as_json, "")
 
 
+@app.command()
+def check(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task (see `outlast tasks`) or a dotted module name.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as train.epochs=40.")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="DIR|NAME=DIR", help="The data; may be repeated with names.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; default runs/TASK-PRESET.")] = None,
+    preset: Annotated[str | None, typer.Option(help="smoke, cpu, t4, full, ...; default by machine.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file of settings on top of the preset.")] = None,
+    session_limit: Annotated[str | None, typer.Option(help="Length of the session, such as 9h or 45m.")] = None,
+    processes: Annotated[int, typer.Option(metavar="N", help="Processes on this machine: one per GPU.")] = 1,
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="Check the task's synthetic set.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look for everything that can go wrong, before it costs; exit status 1 if there is an error."""
+    from outlast import api
+
+    result = api.check_task(
+        task, data=data, out=out, preset=preset, config=config, overrides=overrides or [],
+        session_limit=session_limit, processes=processes, synthetic=synthetic,
+    )  # fmt: skip
+    text = result.pop("text")
+    _print(result, as_json, text)
+    if result["errors"]:
+        raise typer.Exit(1)
+
+
 @app.command("verify-resume")
 def verify_resume(
     task: Annotated[str, typer.Argument(metavar="TASK", help="A task (see `outlast tasks`) or a dotted module name.")],

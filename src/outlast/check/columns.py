@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,10 +29,10 @@ def telling(table: pd.DataFrame) -> Iterator[tuple[str, float]]:
             yield column, right
 
 
-def _numbers(values: pd.Series[object]) -> np.ndarray:
-    """(N, 1) float: numbers as they are, anything else by how often it occurs and by its place among the values."""
+def _numbers(values: pd.Series[Any]) -> np.ndarray:
+    """(N, 1) float: numbers as they are, anything else numbered in the order in which its values occur."""
     if pd.api.types.is_numeric_dtype(values):
-        return np.nan_to_num(values.to_numpy(dtype=float), nan=-1e30)[:, None]
+        return np.asarray(np.nan_to_num(values.to_numpy(dtype=float), nan=-1e30)).reshape(-1, 1)
     return pd.factorize(values, sort=False, use_na_sentinel=False)[0].astype(float)[:, None]
 
 

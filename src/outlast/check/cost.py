@@ -1,4 +1,4 @@
-"""What training will take: time, sessions, quota, disk. From steps, evaluations and saves that were really done here."""
+"""What training will take: time, sessions, quota, disk; from steps, evaluations and saves that were done here."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def evaluating(subject: Subject) -> Iterator[Finding]:
             every = -(-one.evaluate_seconds * (1 - _LARGE_EVALUATION) // (_LARGE_EVALUATION * max(epoch, 1e-9)))
             yield note(
                 f"evaluations take {100 * share:.0f} % of the time of {one.stage}",
-                evidence=f"{_short(one.evaluate_seconds)} after each {one.evaluate_every_epochs} epochs of {_short(epoch)}",
+                evidence=f"{_short(one.evaluate_seconds)} after every {one.evaluate_every_epochs} x {_short(epoch)}",
                 remedy=f"set train.evaluate_every_epochs={max(int(every), one.evaluate_every_epochs + 1)}",
             )
 

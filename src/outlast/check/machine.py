@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from urllib.request import getproxies
 
 from packaging.requirements import Requirement
 
 from outlast.base.clock import IMPORTED
+from outlast.check.finding import CannotCheck
 from outlast.env import host
 from outlast.env.host import Host
 
@@ -46,8 +48,9 @@ class Machine:
     as "sm_90". gpu_files: GPUs that the system has, whether or not torch can use them. copies: folders of the
     module path that hold this package. changed: its modules whose file is newer than what is loaded. run_kernel(i):
     what went wrong when GPU i computed. gpu_free_bytes(i): of its memory. free_bytes(folder): on the disk on which the
-    folder is or would be. reaches(name, port): whether a short connection succeeds. cached_weights(name): whether the
-    published weights of a timm model are on this disk.
+    folder is or would be. fetching_weights(): why published weights can't be had from the internet, found out by one
+    short connection; raises CannotCheck if that can't be told. cached_weights(name): whether those of a timm model are
+    on this disk.
     """
 
     host: Host
@@ -71,7 +74,7 @@ class Machine:
     run_kernel: Callable[[int], str | None] = lambda number: None
     gpu_free_bytes: Callable[[int], int] = lambda number: 0
     free_bytes: Callable[[Path], int] = lambda folder: 0
-    reaches: Callable[[str, int], bool] = lambda name, port: True
+    fetching_weights: Callable[[], str | None] = lambda: None
     cached_weights: Callable[[str], bool] = lambda name: False
 
 
@@ -105,7 +108,7 @@ def look() -> Machine:
         run_kernel=_run_kernel,
         gpu_free_bytes=lambda number: int(torch.cuda.mem_get_info(number)[0]),
         free_bytes=_free_bytes,
-        reaches=_reaches,
+        fetching_weights=_fetching_weights,
         cached_weights=_cached_weights,
     )
 
@@ -155,7 +158,9 @@ def _import_torchvision() -> str | None:
         operators = importlib.import_module("torchvision.ops")
         import torch
 
-        operators.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)  # in its compiled part
+        # Its compiled part is built for one torch, and for CUDA or not.
+        for device in ("cpu", *(["cuda"] if torch.cuda.is_available() and _run_kernel(0) is None else [])):
+            operators.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device), torch.ones(1, device=device), 0.5)
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     return None
@@ -177,7 +182,7 @@ def _memory() -> int | None:
 
 
 def _copies(package: Path) -> tuple[Path, ...]:
-    """Folders that `import outlast` could take it from, and clones of the repository inside or around the one in use."""
+    """Folders that `import outlast` could take it from, and clones of it inside or around the one in use."""
     folders = [Path(entry or os.curdir) for entry in sys.path]
     if package.parent.name == "src":
         clone = package.parents[1]
@@ -201,12 +206,19 @@ def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _reaches(name: str, port: int) -> bool:
+def _fetching_weights() -> str | None:
+    from outlast.model.backbone import weights_host
+
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    if getproxies():
+        raise CannotCheck("the internet is behind a proxy, which may or may not let weights through")
+    name, port = weights_host()
     try:
         with socket.create_connection((name, port), timeout=2):
-            return True
-    except OSError:
-        return False
+            return None
+    except OSError as error:
+        return f"{name} can't be reached ({error})"
 
 
 def _cached_weights(name: str) -> bool:

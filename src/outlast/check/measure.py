@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from outlast.check.trial import Trial
-from outlast.config.schema import TaskConfig
 from outlast.loop.evaluate import collect
-from outlast.loop.samples import epoch_order, evaluation_plans, open_loader
+from outlast.loop.samples import epoch_order, evaluation_plans, open_loader, workers_of
 from outlast.loop.setup import Job, Setup, build, choose_fit, rows_of, snapshot
 from outlast.save import store
 from outlast.save.host import HostCopy
@@ -81,7 +80,7 @@ class Measured:
         return seconds + seconds / (60 * every_minutes) * self.stall_seconds
 
     def most_bytes(self, keep: int) -> int:
-        """On the disk while it trains: the checkpoints kept and the one being written; the best weights, old and new."""
+        """While it trains: the checkpoints kept and the one being written; the best weights, old and new."""
         return (keep + 1) * self.checkpoint_bytes + 2 * self.best_bytes
 
 
@@ -96,7 +95,8 @@ def measure(trial: Trial, scratch: Path, cores: int, now: Callable[[], float] = 
                   compute, record={})  # fmt: skip
         fit = choose_fit(job, rows_of(job)[0])
         setup = build(job, fit)
-        step_seconds, load_seconds = _steps(job, setup, now)
+        overlapped = _overlapped(job, cores)
+        step_seconds, load_seconds = _steps(job, setup, overlapped, now)
         evaluate_seconds = _evaluation(job, setup, now)
         save_seconds, stall_seconds, checkpoint_bytes, best_bytes = _save(job, setup, now)
         return Measured(
@@ -106,7 +106,7 @@ def measure(trial: Trial, scratch: Path, cores: int, now: Callable[[], float] = 
             micro_batch=fit.micro_batch,
             step_seconds=step_seconds,
             load_seconds=load_seconds,
-            overlapped=_overlapped(stage.config, compute.device.type),
+            overlapped=overlapped,
             evaluate_seconds=evaluate_seconds,
             save_seconds=save_seconds,
             stall_seconds=stall_seconds,
@@ -118,12 +118,12 @@ def measure(trial: Trial, scratch: Path, cores: int, now: Callable[[], float] = 
         )
 
 
-def _overlapped(config: TaskConfig, device: str) -> bool:
-    workers = config.loading.workers
-    return workers > 0 if workers is not None else device != "cpu"
+def _overlapped(job: Job, cores: int) -> bool:
+    """Whether samples are made by other processes while a step computes."""
+    return workers_of(job.config, cores, job.compute.processes, beside_gpu=job.compute.device.type != "cpu") > 0
 
 
-def _steps(job: Job, setup: Setup, now: Callable[[], float]) -> tuple[float, float]:
+def _steps(job: Job, setup: Setup, overlapped: bool, now: Callable[[], float]) -> tuple[float, float]:
     """Seconds of a step with its samples there, and of making its samples; both without the first, which warms up."""
     order = epoch_order(job.learner, job.config, job.examples.table, setup.fit, 0)
     wanted = min(len(order.rows), _MOST_STEPS)
@@ -143,7 +143,7 @@ def _steps(job: Job, setup: Setup, now: Callable[[], float]) -> tuple[float, flo
         steps.append(now() - loaded)
         if now() - began > _MOST_SECONDS and number > 0:
             break
-    if not _overlapped(job.config, job.compute.device.type):
+    if not overlapped:
         return _usual(steps), _usual(loads)
     # Workers were ahead of these steps: how fast they are alone shows when nobody else takes time.
     began, made = now(), 0

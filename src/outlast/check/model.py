@@ -46,9 +46,7 @@ def learns(subject: Subject) -> Iterator[Finding]:
         try:
             steps = trial.steps
         except CannotCheck as reason:
-            yield _problem(
-                trial, reason, "mend the learner's augment or step, or the model, until a batch goes through"
-            )
+            yield _problem(trial, reason, "mend the learner's augment or step, or the model")
             continue
         if not steps.moved and steps.losses:
             yield error(
@@ -75,7 +73,7 @@ def predicts(subject: Subject) -> Iterator[Finding]:
                 )
             elif name in ("logits", "probabilities") and trial.classes and not _fits(shape, trial.classes):
                 yield error(
-                    f"{trial.stage.name}: predict gives {name!r} of shape {shape}, but there are {trial.classes} classes",
+                    f"{trial.stage.name}: predict gives {name!r} of shape {shape} for {trial.classes} classes",
                     remedy="build the model for the classes that inputs.facts names",
                 )
 
@@ -105,7 +103,7 @@ def loss(subject: Subject) -> Iterator[Finding]:
             yield warning(
                 f"{trial.stage.name}: the loss is low before anything was learned",
                 evidence=told,
-                remedy="look whether the label reaches the model through its inputs, and whether the sum is over samples",
+                remedy="look whether the label is among the inputs, and whether the loss is summed over samples",
             )
 
 
@@ -123,7 +121,7 @@ def gradients(subject: Subject) -> Iterator[Finding]:
             yield warning(
                 f"{trial.stage.name}: the gradient of {len(steps.zero_gradient)} parameters is zero in two steps",
                 evidence=listed(steps.zero_gradient),
-                remedy="look for dead units (a ReLU after a large negative bias) or a branch that is multiplied by zero",
+                remedy="look for dead units (a ReLU below zero everywhere), or a branch multiplied by zero",
             )
 
 
@@ -206,7 +204,7 @@ def repeatable_evaluation(subject: Subject) -> Iterator[Finding]:
             yield error(
                 f"{trial.stage.name}: two evaluations of one batch differ",
                 evidence=f"largest relative difference {worst:.2g}",
-                remedy="switch dropout and other noise off when not self.training (functional.dropout(x, p, self.training))",
+                remedy="switch noise off when not self.training: functional.dropout(x, p, self.training)",
             )
 
 

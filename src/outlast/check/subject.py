@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from outlast.check.finding import CannotCheck
 from outlast.check.machine import Machine
@@ -21,10 +23,13 @@ from outlast.check.reading import RAISED, Reading
 from outlast.check.trial import Trial, told
 from outlast.config.identity import digest
 from outlast.config.schema import Settings, TaskConfig
+from outlast.data.loader import BatchPlan, Loader
+from outlast.data.sampler import batches_in
 from outlast.data.table import Examples
 from outlast.env.disk import file_system
 from outlast.errors import OutlastError
 from outlast.loop.accel import set_up
+from outlast.loop.samples import workers_of
 from outlast.task import Stage, Task, Train, select, topological
 
 Part = TypeVar("Part")
@@ -34,13 +39,36 @@ def _later() -> Mapping[str, Examples]:
     raise CannotCheck("the data is looked at later")
 
 
+@dataclass(frozen=True)
+class Training:
+    """A training stage with the number of its examples, and of the samples that its sampler shows in an epoch."""
+
+    stage: Train
+    examples: int
+    shown: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return batches_in(self.shown, self.stage.config.train.batch_size)
+
+    @property
+    def epochs(self) -> int:
+        train = self.stage.config.train
+        return max(train.epochs, -(-train.minimum_steps // self.steps_per_epoch))
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+
 @dataclass
 class Subject:
     """Everything a check may ask for. Times are in seconds, sizes in bytes.
 
     machine: facts, replaceable in tests. task_, config_: None where they could not be had; checks use `task` and
     `config`. problems: why a part is not there, by its name ("task", "config", "examples"). no_effect: the warnings of
-    `resolve`. chosen: the keys that the user set. run: the run folder. find_examples(): {learner: Examples}.
+    `resolve`. run: the run folder. devices: the numbers of the GPUs that are this
+    process's business. find_examples(): {learner: Examples}.
     """
 
     machine: Machine
@@ -48,10 +76,10 @@ class Subject:
     config_: TaskConfig | None
     preset: str
     run: Path = Path("runs/run")
-    chosen: frozenset[str] = frozenset()
     no_effect: tuple[str, ...] = ()
     session_limit: float | None = None
     processes: int = 1
+    devices: range = range(64)
     mirror: str | None = None
     roots: Mapping[str, Path] = field(default_factory=dict)
     find_examples: Callable[[], Mapping[str, Examples]] = _later
@@ -86,12 +114,16 @@ class Subject:
         return self._part("examples", "the data can't be used", self.find_examples)
 
     @property
-    def trainings(self) -> list[tuple[Train, int]]:
-        """Every training stage with the number of examples it trains on."""
+    def trainings(self) -> list[Training]:
+        """Every training stage, counted; a stage without examples is left out (the data's checks say so)."""
         found = []
         for stage in self.plan:
             if isinstance(stage, Train):
-                found.append((stage, len(select(self.examples[stage.learner.name].table, stage.fit))))
+                table = self.examples[stage.learner.name].table
+                fit = select(table, stage.fit)
+                if len(fit):
+                    order = stage.learner.sampler(stage.config, table.iloc[fit], stage.config.train.seed, 0)
+                    found.append(Training(stage, len(fit), len(order)))
         return found
 
     @cached_property
@@ -146,6 +178,27 @@ class Subject:
             pairs.append((stage, found[kind]))
         return pairs
 
+    @property
+    def workers(self) -> int:
+        """Loader workers of each process."""
+        machine = self.machine
+        return workers_of(self.config, machine.host.cores, self.processes, beside_gpu=bool(machine.gpus))
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples of one forward pass in one process, before memory has its say."""
+        share = -(-self.config.train.batch_size // self.processes)
+        return min(self.config.train.micro_batch or share, share)
+
+    @property
+    def micro_batch_bytes(self) -> int:
+        """What the loader hands over for one forward pass; of the stage with the largest samples."""
+        return self.micro_batch * self._part("sample", "no sample can be read", self._sample_bytes)
+
+    def _sample_bytes(self) -> int:
+        stages = [training.stage for training in self.trainings]
+        return max((_bytes_of_one(stage, self.examples[stage.learner.name]) for stage in stages), default=0)
+
     def _part(self, name: str, reason: str, make: Callable[[], Part]) -> Part:
         """Make a part once; if that fails, remember why and say to everyone that it isn't there."""
         if name in self.problems:
@@ -162,6 +215,24 @@ class Subject:
     @cached_property
     def _made(self) -> dict[str, Any]:
         return {}
+
+
+def _bytes_of_one(stage: Train, examples: Examples) -> int:
+    """The size of the first sample as the loader makes it."""
+    learner, table = stage.learner, examples.table
+    first = {str(name): value for name, value in table.iloc[0].to_dict().items()}
+    read = learner.read(stage.config, examples.root, first)
+    loader = Loader(
+        get=lambda rows: {name: array[None] for name, array in read.items()},
+        columns={name: table[name].to_numpy() for name in examples.batch_columns},
+        finish=partial(learner.augment, stage.config),
+        draw=None,
+        workers=0,
+    )
+    row = np.zeros(1, np.int64)
+    (batch,) = loader.batches([BatchPlan(0, 0, row, row)], augmented=False)
+    tensors = [one for value in batch.values() for one in (value if isinstance(value, list) else [value])]
+    return sum(int(one.nbytes) for one in tensors)
 
 
 def groups(settings: Settings, prefix: str = "") -> list[tuple[str, Settings]]:

@@ -7,6 +7,7 @@ purpose and is then recorded. Numbers carry their unit in the name.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -30,6 +31,10 @@ class Settings(BaseModel):
     def idle(self) -> dict[str, str]:
         """Settings of this group that have no effect as things stand: {field: reason}. Used to warn."""
         return {}
+
+    def downloads(self) -> tuple[str, ...]:
+        """The timm models whose published weights these settings ask for. Used to check that they can be had."""
+        return ()
 
 
 class Training(Settings):
@@ -57,6 +62,7 @@ class Training(Settings):
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, order, augmentation and dropout")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the training step; none: all cores")
     deterministic: bool = Field(False, description="refuse operations without a deterministic algorithm")
+    needs_gpu: bool = free(False, description="refuse to train without a GPU, where it would take days")
     fallback: bool = declared(True, description="allow a smaller model of the task's ladder if this one does not fit")
 
     def idle(self) -> dict[str, str]:
@@ -106,9 +112,30 @@ class TaskConfig(Settings):
     loading: Loading = Loading()
     saving: Saving = Saving()
 
+    def multiples(self) -> dict[str, dict[str, int]]:
+        """{key of an image size: {what cuts the image: by how much}}: the size must be a multiple of all of them."""
+        return {}
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        for key, cuts in self.multiples().items():
+            size, unit = _look_up(self, key), math.lcm(*cuts.values())
+            if size % unit:
+                why = " and ".join(f"{name}={number}" for name, number in cuts.items())
+                fitting = [str(number) for number in (size // unit * unit, (size // unit + 1) * unit) if number > 0]
+                raise ValueError(f"{key}={size} is not divisible by {unit} ({why}); take {' or '.join(fitting)}")
+        return self
+
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> Self:
         micro, batch = self.train.micro_batch, self.train.batch_size
         if micro is not None and micro > batch:
             raise ValueError(f"train.micro_batch={micro} is larger than train.batch_size={batch}; make it smaller")
         return self
+
+
+def _look_up(settings: Settings, key: str) -> Any:
+    found: Any = settings
+    for part in key.split("."):
+        found = getattr(found, part)
+    return found

@@ -79,4 +79,4 @@ def _load(memo: Path | None) -> dict[str, tuple[int, str, str, int, int, bool]]:
         return {}
     if not isinstance(loaded, dict):
         return {}
-    return {key: tuple(value) for key, value in loaded.items() if len(value) == len(Look._fields)}  # type: ignore[misc]
+    return {key: tuple(value) for key, value in loaded.items() if len(value) == len(Look._fields)}

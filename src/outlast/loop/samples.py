@@ -69,10 +69,7 @@ def open_loader(
     learner: Learner, config: TaskConfig, examples: Examples, scratch: Path, compute: Compute, cores: int
 ) -> Iterator[Loader]:
     """A loader over all rows, from a cache of decoded samples. Raises DataError that names every damaged file."""
-    workers = config.loading.workers
-    if workers is None:
-        # On a CPU the training step needs the cores itself; beside a GPU they are free.
-        workers = 0 if compute.device.type == "cpu" else min(max(cores // compute.processes - 1, 1), 8)
+    workers = workers_of(config, cores, compute.processes, beside_gpu=compute.device.type != "cpu")
     columns = {name: examples.table[name].to_numpy() for name in examples.batch_columns}
     with (
         open_cache(learner, config, examples, scratch, cores) as cache,
@@ -87,6 +84,14 @@ def open_loader(
         ) as loader,
     ):
         yield loader
+
+
+def workers_of(config: TaskConfig, cores: int, processes: int, *, beside_gpu: bool) -> int:
+    """How many loader workers each process has."""
+    if config.loading.workers is not None:
+        return config.loading.workers
+    # On a CPU the training step needs the cores itself; beside a GPU they are free.
+    return min(max(cores // processes - 1, 1), 8) if beside_gpu else 0
 
 
 def open_cache(

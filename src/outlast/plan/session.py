@@ -29,7 +29,7 @@ from outlast.env import device, host, signals
 from outlast.env.host import Host
 from outlast.errors import OutlastError, RunError, UsageError
 from outlast.loop.accel import Compute, check_precision, set_up
-from outlast.plan import ledger, record, runner, sources
+from outlast.plan import ledger, preflight, record, runner, sources
 from outlast.report import page
 from outlast.save import store
 from outlast.task import DATA, Stage, Task, Train, needed
@@ -104,12 +104,13 @@ def run_session(asked: Request) -> dict[str, Any]:
     """Do one session of what was asked for. Returns what `outlast.train` returns."""
     began = time.monotonic()
     machine = host.detect()
-    task = tasks.find(asked.task)
+    task = preflight.find_task(asked.task)
     preset = asked.preset or device.default_preset(list(task.presets))
     overrides = [*asked.overrides, *([] if asked.fallback else ["train.fallback=false"])]
     config, warnings = resolve(task.config, task.presets, preset, file=asked.config, overrides=overrides)
     run = asked.out or Path("runs") / f"{task.name.rpartition('.')[2]}-{preset}"
     deadline = asked.deadline or _deadline(asked, machine, run, began)
+    preflight.require(preflight.before_training(task, config, run))
     compute = set_up(config.train.threads or _threads_so_far(run, machine), machine.cores)
     quiet(not compute.main)
     check_precision(config.train.precision, compute.device)

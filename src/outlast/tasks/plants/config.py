@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from outlast.config.schema import Settings, TaskConfig, Training
 from outlast.data.augment import Augmentation
-from outlast.tasks.plants.models import SClusterFormerSettings
+from outlast.tasks.plants.models import OWN, SClusterFormerSettings
 
 Count = Annotated[int, Field(ge=1, le=4096)]
 
@@ -59,6 +59,9 @@ class PlantsModel(Settings):
     def idle(self) -> dict[str, str]:
         return {"pretrained": "model.weights is given"} if self.weights is not None and self.pretrained else {}
 
+    def downloads(self) -> tuple[str, ...]:
+        return (self.name,) if self.pretrained and self.weights is None and self.name not in OWN else ()
+
 
 class PlantsLoss(Settings):
     """Cross entropy and its options."""
@@ -76,15 +79,12 @@ class PlantsConfig(TaskConfig):
     model: PlantsModel = PlantsModel()
     loss: PlantsLoss = PlantsLoss()
 
-    @model_validator(mode="after")
-    def _size_fits_stride(self) -> Self:
-        stride = self.model.sclusterformer.patch_stride
-        if self.model.name == "sclusterformer" and self.data.image_size % stride:
-            raise ValueError(
-                f"data.image_size={self.data.image_size} is not divisible by "
-                f"model.sclusterformer.patch_stride={stride}; take a multiple of it"
-            )
-        return self
+    def multiples(self) -> dict[str, dict[str, int]]:
+        if self.model.name != "sclusterformer":
+            return {}
+        return {
+            "data.image_size": {"model.sclusterformer.patch_stride": self.model.sclusterformer.patch_stride},
+        }
 
 
 def smoke() -> PlantsConfig:
@@ -131,7 +131,7 @@ def t4() -> PlantsConfig:
         loss=PlantsLoss(label_smoothing=0.1),
         train=Training(
             epochs=60, minimum_steps=3000, batch_size=64, learning_rate=1e-3, weight_decay=0.1, warmup_fraction=0.05,
-            ema_decay=0.998, precision="fp16",
+            ema_decay=0.998, precision="fp16", needs_gpu=True,
         ),
     )  # fmt: skip
 
@@ -150,7 +150,7 @@ def full() -> PlantsConfig:
         loss=PlantsLoss(label_smoothing=0.1),
         train=Training(
             epochs=200, minimum_steps=10_000, batch_size=64, learning_rate=1e-3, weight_decay=0.1,
-            warmup_fraction=0.05, ema_decay=0.9995, precision="fp16",
+            warmup_fraction=0.05, ema_decay=0.9995, precision="fp16", needs_gpu=True,
         ),
     )  # fmt: skip
 
