@@ -12,6 +12,7 @@ from outlast.check.subject import Subject
 from outlast.errors import listed
 
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "lustre", "sshfs", "fuse.")
+_TINY = 128  # bytes: hardly more than a header
 _ORDINARY_MODES = ("RGB", "L", "P", "1", "RGBA", "LA")
 
 
@@ -65,10 +66,10 @@ def small_files(subject: Subject) -> Iterator[Finding]:
         if not sizes:
             continue
         usual = float(np.median(list(sizes.values())))
-        tiny = [f"{name} ({size} bytes)" for name, size in sizes.items() if size < usual / 50]
+        tiny = [f"{name} ({size} bytes)" for name, size in sizes.items() if size < min(max(usual / 50, _TINY), usual / 2)]
         if tiny:
             yield warning(
-                f"{len(tiny)} files are less than a fiftieth of the usual size ({usual:.0f} bytes)",
+                f"{len(tiny)} files are much smaller than the others (usual: {usual:.0f} bytes)",
                 evidence=listed(tiny),
                 remedy="open them; delete or replace those that show nothing",
             )
