@@ -56,7 +56,9 @@ def test_a_class_without_training_examples_is_an_error_and_without_validation_a_
     assert severities(data.class_in_every_split, subject(tmp_path, table=balanced)) == []
     finding = only(data.class_in_every_split, subject(tmp_path))
     assert finding.severity == "warning" and "dark, light" in finding.sentence
-    never = subject(tmp_path, table=lambda frame: balanced(frame)[lambda rows: (rows.label > 0) | (rows.split == "val")])
+    never = subject(
+        tmp_path, table=lambda frame: balanced(frame)[lambda rows: (rows.label > 0) | (rows.split == "val")]
+    )
     finding = only(data.class_in_every_split, never)
     assert finding.severity == "error" and "dark" in finding.sentence
 
@@ -107,7 +109,9 @@ def test_a_column_that_gives_the_label_away_is_named(tmp_path, kind):
 
     def tell(frame):
         return frame.assign(
-            diagnosis=frame["label"] * 10.0 + noise / 10 if kind == "number" else frame["label"].map(["b", "c", "a"].__getitem__)
+            diagnosis=frame["label"] * 10.0 + noise / 10
+            if kind == "number"
+            else frame["label"].map(["b", "c", "a"].__getitem__)
         )
 
     finding = only(data.leaking_columns, subject(tmp_path, table=tell))

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from outlast.check import files
+from outlast.data import look
 from outlast.data.look import look_at
 from outlast.env.disk import file_system
+from outlast.errors import DataError
 from toys.subjects import of_pictures, only, pictures, severities
 
 ALL = [files.names_that_collide, files.links, files.remote_disk, files.small_files, files.small_images, files.modes]
@@ -87,7 +89,7 @@ def test_headers_are_remembered_until_a_file_changes(tmp_path):
         os.utime(path, (1e9, 1e9))
     memo = tmp_path / "memo.json"
     first = look_at(paths, memo=memo)
-    assert [(look.format, look.width, look.height) for look in first] == [("JPEG", 64, 48)] * 2 + [("PNG", 64, 48)] * 2
+    assert [(seen.format, seen.width, seen.height) for seen in first] == [("JPEG", 64, 48)] * 2 + [("PNG", 64, 48)] * 2
     # What is remembered is believed: the same size and time, other contents.
     size = os.path.getsize(paths[0])
     with open(paths[0], "wb") as file:
@@ -98,3 +100,20 @@ def test_headers_are_remembered_until_a_file_changes(tmp_path):
     assert look_at(paths, memo=memo)[0].format == ""
     memo.write_text("damaged")
     assert look_at(paths, memo=memo)[1:] == first[1:]
+
+
+def test_many_files_are_shared_out_over_processes_with_the_same_answers(tmp_path, monkeypatch):
+    root = pictures(tmp_path, count=10)
+    (root / "a" / "text.png").write_text("no picture")
+    paths = [*sorted(str(path) for path in root.rglob("*.*")), str(root / "gone.png")]
+    alone = look_at(paths)
+    monkeypatch.setattr(look, "_MANY", 5)
+    assert look_at(paths, cores=3) == alone
+    assert [seen.format for seen in alone].count("") == 2 and alone[-1].bytes == 0
+
+
+def test_a_helper_that_dies_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(look, "_MANY", 2)
+    monkeypatch.setattr(look.sys, "executable", "/bin/false")
+    with pytest.raises(DataError):
+        look_at([str(path) for path in pictures(tmp_path, count=4).rglob("*.*")], cores=2)

@@ -188,7 +188,9 @@ def counting(self, images):
     return self.layers(images)
 
 
-@pytest.mark.parametrize(("setup", "forward", "name"), [(memory, remember, "center"), (count, counting, "steps['seen']")])
+@pytest.mark.parametrize(
+    ("setup", "forward", "name"), [(memory, remember, "center"), (count, counting, "steps['seen']")]
+)
 def test_state_that_no_checkpoint_has_is_an_error(tmp_path, setup, forward, name):
     finding = only(model.hidden_state, of(tmp_path, setup, forward))
     assert finding.severity == "error" and finding.evidence == name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from outlast.base.clock import format_duration
@@ -139,13 +140,13 @@ def saving(subject: Subject) -> Iterator[Finding]:
             yield warning(
                 f"saving {one.stage} takes {100 * one.stall_seconds / (60 * minutes):.1f} % of its time",
                 evidence=f"training stands still for {_short(one.stall_seconds)} every {minutes:g} minutes",
-                remedy=f"set saving.every_minutes={least:.2g} or more",
+                remedy=f"set saving.every_minutes={_minutes(least)} or more",
             )
         elif one.save_seconds > 60 * minutes:
             yield warning(
                 f"a checkpoint of {one.stage} takes longer to write than the time between two",
                 evidence=f"{_short(one.save_seconds)} every {minutes:g} minutes",
-                remedy=f"set saving.every_minutes={2 * one.save_seconds / 60:.2g} or more, or use a faster disk",
+                remedy=f"set saving.every_minutes={_minutes(2 * one.save_seconds / 60)} or more, or use a faster disk",
             )
 
 
@@ -168,3 +169,8 @@ def _short(seconds: float) -> str:
 
 def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.3g} h"
+
+
+def _minutes(minutes: float) -> str:
+    """Rounded up, to be set as it stands."""
+    return f"{math.ceil(minutes)}" if minutes > 5 else f"{math.ceil(10 * minutes) / 10:g}"

@@ -66,7 +66,9 @@ def small_files(subject: Subject) -> Iterator[Finding]:
         if not sizes:
             continue
         usual = float(np.median(list(sizes.values())))
-        tiny = [f"{name} ({size} bytes)" for name, size in sizes.items() if size < min(max(usual / 50, _TINY), usual / 2)]
+        tiny = [
+            f"{name} ({size} bytes)" for name, size in sizes.items() if size < min(max(usual / 50, _TINY), usual / 2)
+        ]
         if tiny:
             yield warning(
                 f"{len(tiny)} files are much smaller than the others (usual: {usual:.0f} bytes)",

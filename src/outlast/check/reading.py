@@ -83,7 +83,7 @@ class Reading:
         memo = self.scratch / "checks" / f"headers-{self.examples.fingerprint[:16]}.json"
         with Progress("looking at files", len(table)) as progress:
             paths = [str(self.examples.root / path) for path in table["path"].tolist()]
-            looks = look_at(paths, memo=memo, progress=progress.update)
+            looks = look_at(paths, memo=memo, cores=self.cores, progress=progress.update)
         return dict(zip(table["id"].tolist(), looks, strict=True))
 
     @cached_property
