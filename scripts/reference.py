@@ -1,10 +1,10 @@
-"""Writes docs/reference/configuration.md from the configuration models: every key, as the program itself sees it."""
+"""Writes docs/reference/configuration.md and checks.md from the program itself: every key, every check."""
 
 from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,23 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from outlast import task
+from outlast.check.finding import checks_of
 from outlast.config.load import keys
 from outlast.config.schema import Settings, TaskConfig
+from outlast.plan.preflight import BEFORE_TRAINING, FAMILIES
 
-PAGE = Path(__file__).parents[1] / "docs" / "reference" / "configuration.md"
+FOLDER = Path(__file__).parents[1] / "docs" / "reference"
+
+CHECKS = """\
+<!-- Written by scripts/reference.py from the checks. Change their docstrings, not this page. -->
+# Checks
+
+`outlast check TASK` runs all of them and never stops at the first finding. An **error** means that training would fail
+or be worthless (exit status 1); a **warning**, that it would be slower, dearer or worse than it could be; a **note** is
+something to know. A check that can't look, because there is no GPU, no internet or no data, says *not checked here* and
+why. `outlast train` begins with those marked in the last column, and refuses to begin if one of them finds an error.
+What each failure that people met is covered by stands in [failure stories](../explanation/failure-stories.md).
+"""
 
 OPENING = """\
 <!-- Written by scripts/reference.py from the configuration models. Change those, not this page. -->
@@ -38,7 +51,44 @@ SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "multipl
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the pages."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, text in {"configuration.md": configuration(), "checks.md": checks()}.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+        print(f"wrote docs/reference/{name}")
+
+
+def checks() -> str:
+    """The page of the checks."""
+    parts = [CHECKS]
+    for family in FAMILIES:
+        name, train = family.__name__.rpartition(".")[2], "yes" if family in BEFORE_TRAINING else ""
+        parts.append(f"## {name}\n\n{str(family.__doc__).splitlines()[0]}\n")
+        parts.append("| id | what it finds | severity | before training |\n|---|---|---|---|")
+        for identifier, check in checks_of(family).items():
+            about = " ".join(str(check.__doc__).partition("\n\n")[0].split()).replace("|", "\\|")
+            severities = _severities(check)
+            parts.append(f"| `{identifier}` | {about} | {', '.join(severities)} | {train * ('error' in severities)} |")
+        parts.append("")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _severities(check: Callable[..., Any]) -> list[str]:
+    """The kinds of findings that a check, or a private function of its module that it uses, makes."""
+    names: set[str] = set()
+    waiting = [check.__code__]
+    while waiting:
+        code = waiting.pop()
+        new = set(code.co_names) - names
+        names |= new
+        waiting += [part for part in code.co_consts if isinstance(part, types.CodeType)]
+        found = (check.__globals__.get(name) for name in new if name.startswith("_"))
+        waiting += [function.__code__ for function in found if isinstance(function, types.FunctionType)]
+    return [severity for severity in ("error", "warning", "note") if severity in names]
+
+
+def configuration() -> str:
+    """The page of the configuration."""
     shared = dict(keys(TaskConfig))
     parts = [OPENING, "## Shared by every task\n"]
     for name, group in _groups(TaskConfig):
@@ -50,9 +100,7 @@ def main() -> None:
         own = ((key, field) for key, field in keys(found.config) if key not in shared)
         parts += [f"## Task {name}\n", f"{about}\n", _table(own)]
         parts += [f"### Presets of {name}\n", _presets(found)]
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(PAGE.parents[2])}")
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def _table(rows: Iterator[tuple[str, FieldInfo]]) -> str:

@@ -135,7 +135,7 @@ def test_pretrained_weights_without_internet_are_refused_at_once(refused_trainin
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     began = time.monotonic()
     settings = ("model.name=convnext_atto", "model.pretrained=true")
-    refused_training(trained[1], *settings, names=["'convnext_atto'", "could not be fetched", "model.weights="])
+    refused_training(trained[1], *settings, names=["'convnext_atto'", "can't be fetched", "model.weights="])
     assert time.monotonic() - began < 20
 
 

@@ -105,12 +105,17 @@ def look() -> Machine:
         changed=_changed(package),
         now=time.time(),
         torchvision_error=_import_torchvision,
-        run_kernel=_run_kernel,
+        run_kernel=lambda number: compute(f"cuda:{number}"),
         gpu_free_bytes=lambda number: int(torch.cuda.mem_get_info(number)[0]),
         free_bytes=_free_bytes,
         fetching_weights=_fetching_weights,
         cached_weights=_cached_weights,
     )
+
+
+def nearest(path: Path) -> Path:
+    """The path itself or the nearest folder above it that is there (and may be looked at)."""
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if os.access(parent, os.F_OK))
 
 
 def _versions(requirements: Iterable[str]) -> dict[str, str]:
@@ -137,17 +142,18 @@ def _gpu(number: int) -> Gpu:
     return Gpu(about.name, (about.major, about.minor), int(about.total_memory))
 
 
-def _run_kernel(number: int) -> str | None:
+def compute(device: str) -> str | None:
+    """What goes wrong in a small product and a convolution on a device, as "cuda:0"; None if both are right."""
     import torch
 
     try:
-        # A product and a convolution: they come from cuBLAS and cuDNN, which have their own lists of architectures.
-        square = torch.ones(64, 64, device=f"cuda:{number}")
+        # They come from cuBLAS and cuDNN, which have their own lists of architectures.
+        square = torch.ones(64, 64, device=device)
         image = torch.ones(1, 3, 16, 16, device=square.device, requires_grad=True)
         result = (square @ square).sum() + torch.nn.functional.conv2d(image, image.new_ones(4, 3, 3, 3)).sum()
         result.backward()  # type: ignore[no-untyped-call]
-        value = float(result)
-    except RuntimeError as error:
+        value = result.item()
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
         return str(error).strip().splitlines()[0]
     expected = 64.0**3 + 4 * 14 * 14 * 27
     return None if value == expected else f"it computed {value:g} where {expected:g} is right"
@@ -159,7 +165,7 @@ def _import_torchvision() -> str | None:
         import torch
 
         # Its compiled part is built for one torch, and for CUDA or not.
-        for device in ("cpu", *(["cuda"] if torch.cuda.is_available() and _run_kernel(0) is None else [])):
+        for device in ("cpu", *(["cuda"] if torch.cuda.is_available() and compute("cuda:0") is None else [])):
             operators.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device), torch.ones(1, device=device), 0.5)
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
@@ -189,7 +195,7 @@ def _copies(package: Path) -> tuple[Path, ...]:
         folders += [*clone.glob("*/src"), clone.parent / "src"]
     found = {package.parent: None}
     for folder in folders:
-        if (folder / package.name / "errors.py").is_file():
+        if os.access(folder / package.name / "errors.py", os.R_OK):
             found[folder.resolve()] = None
     return tuple(found)
 
@@ -202,8 +208,7 @@ def _changed(package: Path) -> tuple[Path, ...]:
 
 
 def _free_bytes(folder: Path) -> int:
-    existing = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(nearest(folder)).free
 
 
 def _fetching_weights() -> str | None:

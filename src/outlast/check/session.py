@@ -8,6 +8,7 @@ from pathlib import Path
 
 from outlast.base.clock import format_duration
 from outlast.check.finding import CannotCheck, Finding, error, warning
+from outlast.check.machine import nearest
 from outlast.check.subject import Subject, groups
 from outlast.env import host
 from outlast.errors import ModelError, OutlastError, listed
@@ -71,9 +72,11 @@ def kept_folder(subject: Subject) -> Iterator[Finding]:
 def run_folder(subject: Subject) -> Iterator[Finding]:
     """The run folder can't be made or written."""
     run = subject.run.absolute()
-    existing = next(parent for parent in (run, *run.parents) if parent.exists())
-    if not existing.is_dir():
-        yield error(f"{existing} is a file, so that {run} can't be a run folder", remedy="give another --out")
+    existing = nearest(run)
+    if existing == run and run.is_file():
+        yield error(f"{run} is a file, not a run folder", remedy="give another --out")
+    elif existing.is_file():
+        yield error(f"{existing} is a file, so that there can't be a run folder {run}", remedy="give another --out")
     elif not os.access(existing, os.W_OK | os.X_OK):
         yield error(
             f"{existing} may not be written",
@@ -101,7 +104,7 @@ def pretrained_weights(subject: Subject) -> Iterator[Finding]:
     problem = subject.machine.fetching_weights()
     if problem is not None:
         yield error(
-            f"the pretrained weights of {listed(missing)} can't be fetched from here",
+            f"the pretrained weights of {listed([repr(name) for name in missing])} can't be fetched from here",
             evidence=f"{problem}, and they are not in the cache on this disk",
             remedy="turn the internet on; or attach the file and name it with model.weights=FILE; or set "
             "model.pretrained=false",

@@ -43,13 +43,13 @@ def summary(findings: Sequence[Finding], ran: int) -> str:
     return f"{', '.join(words)}, {_counted(count['note'], 'note')}; of {ran} checks"
 
 
-def _listed(findings: Iterable[Finding], width: int) -> list[str]:
+def _listed(findings: Sequence[Finding], width: int) -> list[str]:
     lines = []
-    for finding in findings:
+    for finding, later in zip(findings, [*findings[1:], None], strict=True):
         lines += _wrapped(f"{finding.id}: ", finding.sentence, "  ", "      ", width)
         if finding.evidence:
             lines += _wrapped("found: ", finding.evidence, "      ", "             ", width)
-        if finding.remedy:
+        if finding.remedy and (later is None or later.remedy != finding.remedy):  # once for several that share it
             lines += _wrapped("do:    ", finding.remedy, "      ", "             ", width)
     return lines
 

@@ -123,7 +123,7 @@ class TaskConfig(Settings):
             if size % unit:
                 why = " and ".join(f"{name}={number}" for name, number in cuts.items())
                 fitting = [str(number) for number in (size // unit * unit, (size // unit + 1) * unit) if number > 0]
-                raise ValueError(f"{key}={size} is not divisible by {unit} ({why}); take {' or '.join(fitting)}")
+                raise ValueError(f"{key}={size} is not a multiple of {unit} ({why}); take {' or '.join(fitting)}")
         return self
 
     @model_validator(mode="after")
