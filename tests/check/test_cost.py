@@ -131,3 +131,11 @@ def test_the_bytes_of_a_checkpoint_are_those_that_a_run_writes(tmp_path):
     saved = newest(tmp_path / "real" / "train-one" / "checkpoints", [])
     real = sum(path.stat().st_size for path in saved.folder.iterdir())
     assert measured.checkpoint_bytes == pytest.approx(real, rel=0.1)
+
+
+def test_far_more_loader_processes_than_cores_are_not_started_to_be_measured(tmp_path):
+    made = subject(tmp_path)
+    loading = made.config.loading.model_copy(update={"workers": 200})
+    made.config_ = made.config.model_copy(update={"loading": loading})
+    (finding,) = cost.unmeasured(made)
+    assert finding.severity == "unchecked" and "200 loader processes" in finding.sentence

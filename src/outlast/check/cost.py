@@ -29,7 +29,7 @@ def time(subject: Subject) -> Iterator[Finding]:
 
 
 def sessions(subject: Subject) -> Iterator[Finding]:
-    """How many sessions it takes."""
+    """How many sessions it takes, if more than one."""
     limit = subject.session_limit
     if limit is None:
         return
@@ -44,7 +44,7 @@ def sessions(subject: Subject) -> Iterator[Finding]:
 
 
 def short_sessions(subject: Subject) -> Iterator[Finding]:
-    """A session must be long enough to get anywhere."""
+    """A session too short to get anywhere, or for a whole epoch."""
     limit = subject.session_limit
     if limit is None:
         return
@@ -66,7 +66,7 @@ def short_sessions(subject: Subject) -> Iterator[Finding]:
 
 
 def quota(subject: Subject) -> Iterator[Finding]:
-    """Whether the quota lasts."""
+    """A quota that doesn't last; else what is needed of it."""
     if subject.quota_left is None:
         return
     seconds = sum(_total(subject, one) for one in subject.measured)
@@ -86,7 +86,7 @@ def quota(subject: Subject) -> Iterator[Finding]:
 
 
 def disk(subject: Subject) -> Iterator[Finding]:
-    """Checkpoints times those that are kept, against the free space."""
+    """Checkpoints (size times those that are kept) for which there is no room."""
     needed = sum(one.most_bytes(subject.config.saving.keep) for one in subject.measured)
     free = subject.machine.free_bytes(subject.run)
     if needed > free:
@@ -99,7 +99,7 @@ def disk(subject: Subject) -> Iterator[Finding]:
 
 
 def loading(subject: Subject) -> Iterator[Finding]:
-    """Whether samples come as fast as they are learned from."""
+    """Samples that come slower than they are learned from."""
     for one in subject.measured:
         if one.overlapped and one.load_seconds > _SLOW_LOADING * one.step_seconds:
             idle = 1 - one.step_seconds / one.load_seconds
@@ -118,7 +118,7 @@ def loading(subject: Subject) -> Iterator[Finding]:
 
 
 def evaluating(subject: Subject) -> Iterator[Finding]:
-    """Whether evaluations take a fair part of the time."""
+    """Evaluations that take more than 30 % of the time."""
     for one in subject.measured:
         share = one.evaluation_seconds / max(one.evaluation_seconds + one.training_seconds, 1e-12)
         if share > _LARGE_EVALUATION and one.evaluations > 1:
@@ -132,7 +132,7 @@ def evaluating(subject: Subject) -> Iterator[Finding]:
 
 
 def saving(subject: Subject) -> Iterator[Finding]:
-    """Whether saving keeps training from its work."""
+    """Saving that takes more than 2 % of the time, or longer than the time between two saves."""
     minutes = subject.config.saving.every_minutes
     for one in subject.measured:
         if one.stall_seconds > _LARGE_SAVING * 60 * minutes:
@@ -151,7 +151,7 @@ def saving(subject: Subject) -> Iterator[Finding]:
 
 
 def unmeasured(subject: Subject) -> Iterator[Finding]:
-    """The stages whose time isn't known."""
+    """Stages whose time can't be measured."""
     for trial in subject.trials:
         if trial.stage.name not in {one.stage for one in subject.measured}:
             yield unchecked(f"the time of {trial.stage.name}: {subject.not_measured[trial.stage.name]}")

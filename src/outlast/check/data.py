@@ -20,7 +20,7 @@ TOGETHER = ("group", "video", "video_id", "clip", "patient", "patient_id", "subj
 
 
 def found(subject: Subject) -> Iterator[Finding]:
-    """Is there data, and can its table be made?"""
+    """No data, or data whose folders and tables contradict each other; every problem by itself."""
     try:
         examples = subject.examples
     except CannotCheck as reason:
@@ -63,7 +63,7 @@ def counts(subject: Subject) -> Iterator[Finding]:
 
 
 def class_in_every_split(subject: Subject) -> Iterator[Finding]:
-    """A class that is never shown can't be learned; one that is never asked for is not measured."""
+    """A class without training examples, or missing in another split."""
     for reading in subject.readings:
         for split, column in _per_class(reading).items():
             absent = [str(name) for name in column.index[column == 0]]
@@ -122,7 +122,7 @@ def same_file_twice(subject: Subject) -> Iterator[Finding]:
 
 
 def kept_together(subject: Subject) -> Iterator[Finding]:
-    """Whatever belongs together (a group, a video, a patient) is on one side of the split."""
+    """A group, a video or a patient on several sides of the split."""
     for reading in subject.readings:
         table = reading.examples.table
         if "split" not in table.columns:

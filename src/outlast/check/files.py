@@ -49,7 +49,7 @@ def links(subject: Subject) -> Iterator[Finding]:
 
 
 def remote_disk(subject: Subject) -> Iterator[Finding]:
-    """Data behind a network is slow to read the first time."""
+    """Data on a network's disk, which is slow to read the first time."""
     for reading in subject.readings:
         kind = subject.file_system(reading.examples.root)
         if kind.startswith(_REMOTE):
@@ -60,7 +60,7 @@ def remote_disk(subject: Subject) -> Iterator[Finding]:
 
 
 def small_files(subject: Subject) -> Iterator[Finding]:
-    """Files of a few bytes are no photos, even if they decode."""
+    """Files of so few bytes that they can't be photos, even if they decode."""
     for reading in subject.readings:
         sizes = {name: look.bytes for name, look in reading.looks.items() if look.bytes}
         if not sizes:

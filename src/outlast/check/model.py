@@ -23,7 +23,7 @@ _SUSPICIOUS = 0.5  # of the expected loss, before anything was learned
 
 
 def builds(subject: Subject) -> Iterator[Finding]:
-    """Every model can be built, with the weights that the configuration names."""
+    """A model that can't be built, or not with the weights that the configuration names; else its size."""
     for trial in subject.trials:
         try:
             model = trial.model
@@ -41,7 +41,7 @@ def builds(subject: Subject) -> Iterator[Finding]:
 
 
 def learns(subject: Subject) -> Iterator[Finding]:
-    """Two steps on real batches go through, and change the parameters."""
+    """Two steps on real batches that fail, or that change no parameter."""
     for trial in _built(subject):
         try:
             steps = trial.steps
@@ -56,7 +56,7 @@ def learns(subject: Subject) -> Iterator[Finding]:
 
 
 def predicts(subject: Subject) -> Iterator[Finding]:
-    """Predictions have one row per sample and one column per class."""
+    """Predictions without one row per sample and one column per class."""
     for trial in _built(subject):
         try:
             outputs = trial.predicted
@@ -79,7 +79,7 @@ def predicts(subject: Subject) -> Iterator[Finding]:
 
 
 def loss(subject: Subject) -> Iterator[Finding]:
-    """The loss is finite, and at the start as large as knowing nothing costs."""
+    """A loss that isn't finite, or far from what knowing nothing costs (ln of the number of classes)."""
     for trial in _built(subject):
         losses = trial.steps.losses
         if not all(math.isfinite(value) for value in losses):
@@ -108,7 +108,7 @@ def loss(subject: Subject) -> Iterator[Finding]:
 
 
 def gradients(subject: Subject) -> Iterator[Finding]:
-    """Every trainable parameter gets a gradient."""
+    """Trainable parameters that get no gradient, or one of zero."""
     for trial in _built(subject):
         steps = trial.steps
         if steps.no_gradient:
@@ -126,7 +126,7 @@ def gradients(subject: Subject) -> Iterator[Finding]:
 
 
 def frozen(subject: Subject) -> Iterator[Finding]:
-    """What is frozen stays as it is."""
+    """Frozen parameters that get a gradient, and frozen layers whose statistics change."""
     for trial in _built(subject):
         steps = trial.steps
         if steps.frozen_gradient:
@@ -144,7 +144,7 @@ def frozen(subject: Subject) -> Iterator[Finding]:
 
 
 def hidden_state(subject: Subject) -> Iterator[Finding]:
-    """Nothing that changes in a step is missing in the checkpoint."""
+    """Values that change in a step and are in no checkpoint, so that a resumed run loses them."""
     for trial in _built(subject):
         hidden = trial.steps.hidden
         if hidden:
@@ -157,7 +157,7 @@ def hidden_state(subject: Subject) -> Iterator[Finding]:
 
 
 def complete_weights(subject: Subject) -> Iterator[Finding]:
-    """The weights alone say what the model predicts: another model with the same weights predicts the same."""
+    """A model that, built again with the same weights, predicts something else."""
     for trial in _built(subject):
         batch = trial.batches[0]
         try:
@@ -180,7 +180,7 @@ def complete_weights(subject: Subject) -> Iterator[Finding]:
 
 
 def independent_samples(subject: Subject) -> Iterator[Finding]:
-    """What is predicted of an image doesn't depend on the images beside it."""
+    """Predictions that depend on the other images of the batch."""
     for trial in _built(subject):
         batch = trial.batches[0]
         if len(batch["row"]) < 2:
@@ -197,7 +197,7 @@ def independent_samples(subject: Subject) -> Iterator[Finding]:
 
 
 def repeatable_evaluation(subject: Subject) -> Iterator[Finding]:
-    """The same batch twice gives the same."""
+    """Two evaluations of one batch that differ."""
     for trial in _built(subject):
         worst = _difference(trial.predicted, trial.outputs(trial.model, trial.batches[0]))
         if worst > _EQUAL:
@@ -209,7 +209,7 @@ def repeatable_evaluation(subject: Subject) -> Iterator[Finding]:
 
 
 def starting_weights(subject: Subject) -> Iterator[Finding]:
-    """The weights of --start-from are there and fit, by name and shape."""
+    """Weights of --start-from that are missing, or don't fit by name and shape."""
     for trial in _built(subject):
         if trial.start_from is None:
             continue
@@ -223,7 +223,7 @@ def starting_weights(subject: Subject) -> Iterator[Finding]:
 
 
 def half_precision(subject: Subject) -> Iterator[Finding]:
-    """In half precision everything stays finite, and it really is half."""
+    """Values that overflow in half precision, and layers that don't compute in it."""
     for trial in _built(subject):
         precision = trial.config.train.precision
         if precision == "fp32":

@@ -1,4 +1,4 @@
-"""What the samples hold once they are decoded: damage, emptiness, bands, masks. Read once, in parallel (reading.py)."""
+"""What the samples hold once they are decoded: damage, emptiness, bands, masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ALL_BYTES = 256
 
 
 def damaged(subject: Subject) -> Iterator[Finding]:
-    """Every file decodes, to its end."""
+    """Files that can't be decoded to their end."""
     for reading in subject.readings:
         problems = reading.samples.damaged
         if problems:
@@ -33,7 +33,7 @@ def damaged(subject: Subject) -> Iterator[Finding]:
 
 
 def other_arrays(subject: Subject) -> Iterator[Finding]:
-    """All samples have the same arrays: names, types, dimensions, number of channels."""
+    """Samples whose arrays have other names, types, dimensions or numbers of channels than the rest."""
     for reading in subject.readings:
         odd = reading.samples.odd
         if odd:
@@ -81,7 +81,7 @@ def flat_bands(subject: Subject) -> Iterator[Finding]:
 
 
 def not_finite(subject: Subject) -> Iterator[Finding]:
-    """NaN and infinity make every loss NaN."""
+    """NaN and infinite values, which make every loss NaN."""
     for reading in subject.readings:
         for name, arrays in _by_name(reading).items():
             bad = [f"{sample} ({array.not_finite} values)" for sample, array in arrays.items() if array.not_finite]
@@ -94,7 +94,7 @@ def not_finite(subject: Subject) -> Iterator[Finding]:
 
 
 def mask_values(subject: Subject) -> Iterator[Finding]:
-    """A mask holds numbers of classes and nothing else."""
+    """Values in a mask that are no class."""
     for reading in subject.readings:
         classes = reading.examples.facts.get("classes")
         if classes is None:
@@ -129,7 +129,7 @@ def unmarked_masks(subject: Subject) -> Iterator[Finding]:
 
 
 def pairs(subject: Subject) -> Iterator[Finding]:
-    """The arrays of a sample that lie on one another have one height and width."""
+    """Masks of another height or width than their image."""
     for reading in subject.readings:
         unequal = []
         for name, arrays in reading.samples.arrays.items():

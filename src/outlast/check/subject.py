@@ -152,6 +152,10 @@ class Subject:
             try:
                 if not trial.reading.samples.whole:
                     raise CannotCheck("not all of its samples can be read")
+                if self.workers > 2 * self.machine.host.cores:
+                    raise CannotCheck(
+                        f"{self.workers} loader processes are not tried on {self.machine.host.cores} cores"
+                    )
                 trial.steps  # noqa: B018 - a stage that can't be trained can't be measured
                 found.append(measure(trial, self.machine.host.scratch, self.machine.host.cores))
             except CannotCheck as reason:
