@@ -72,6 +72,8 @@ class Learner:
     metric(config, facts)     a fresh Metric fed with predict's outputs
     score                     "+name" (more is better) or "-name": what early stopping and "best" go by
     deploy(config, model)     the module that users of the weights get
+    loss_at_start(config, facts)    the mean loss of a model that knows nothing; none: ln(classes) where there is one
+                              label per sample, else it is not known
     couples_batch             the loss is not a sum over samples: micro-batches change it; recorded, and warned of
     """
 
@@ -89,6 +91,7 @@ class Learner:
     metric: Callable[[Any, Mapping[str, Any]], Metric]
     score: str
     deploy: Callable[[Any, torch.nn.Module], torch.nn.Module]
+    loss_at_start: Callable[[Any, Mapping[str, Any]], float] | None = None
     couples_batch: bool = False
 
 

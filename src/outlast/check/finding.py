@@ -44,9 +44,9 @@ def warning(sentence: str, *, evidence: str = "", remedy: str = "") -> Finding:
     return Finding("warning", sentence, evidence, remedy)
 
 
-def note(sentence: str, *, evidence: str = "") -> Finding:
+def note(sentence: str, *, evidence: str = "", remedy: str = "") -> Finding:
     """Something to know."""
-    return Finding("note", sentence, evidence)
+    return Finding("note", sentence, evidence, remedy)
 
 
 def unchecked(sentence: str, *, remedy: str = "") -> Finding:

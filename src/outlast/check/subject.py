@@ -18,11 +18,17 @@ import numpy as np
 
 from outlast.check.finding import CannotCheck
 from outlast.check.machine import Machine
+from outlast.check.measure import Measured, measure
+from outlast.check.reading import RAISED, Reading
+from outlast.check.trial import Trial, told
+from outlast.config.identity import digest
 from outlast.config.schema import Settings, TaskConfig
 from outlast.data.loader import BatchPlan, Loader
 from outlast.data.sampler import batches_in
 from outlast.data.table import Examples
+from outlast.env.disk import file_system
 from outlast.errors import OutlastError
+from outlast.loop.accel import set_up
 from outlast.loop.samples import workers_of
 from outlast.task import Stage, Task, Train, select, topological
 
@@ -78,6 +84,11 @@ class Subject:
     roots: Mapping[str, Path] = field(default_factory=dict)
     find_examples: Callable[[], Mapping[str, Examples]] = _later
     problems: dict[str, OutlastError] = field(default_factory=dict)
+    quota_left: float | None = None
+    quota_rate: float = 1.0  # quota seconds that a second costs
+    start_from: Mapping[str, Path] = field(default_factory=dict)  # weights to begin with, by training stage
+    file_system: Callable[[Path], str] = file_system
+    not_measured: dict[str, str] = field(default_factory=dict)  # why not, by training stage
 
     @property
     def task(self) -> Task:
@@ -114,6 +125,62 @@ class Subject:
                     order = stage.learner.sampler(stage.config, table.iloc[fit], stage.config.train.seed, 0)
                     found.append(Training(stage, len(fit), len(order)))
         return found
+
+    @cached_property
+    def readings(self) -> list[Reading]:
+        """The data of every learner that is trained; several where stages read it in several ways."""
+        return list({id(reading): reading for _, reading in self._read}.values())
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """Every training stage to be tried out; of stages that differ only in their rows, the first."""
+        compute = set_up(self.config.train.threads, self.machine.host.cores)
+        found: dict[str, Trial] = {}
+        for stage, reading in self._read:
+            kind = digest(
+                [stage.learner.name, stage.config.model_dump(mode="json"), str(self.start_from.get(stage.name))]
+            )
+            if kind not in found:
+                found[kind] = Trial(stage, reading, compute, self.run, self.start_from.get(stage.name))
+        return list(found.values())
+
+    @cached_property
+    def measured(self) -> list[Measured]:
+        """What the training stages cost; of one that can't be measured, `not_measured` says why."""
+        found = []
+        for trial in self.trials:
+            try:
+                if not trial.reading.samples.whole:
+                    raise CannotCheck("not all of its samples can be read")
+                if self.workers > 2 * self.machine.host.cores:
+                    raise CannotCheck(
+                        f"{self.workers} loader processes are not tried on {self.machine.host.cores} cores"
+                    )
+                trial.steps  # noqa: B018 - a stage that can't be trained can't be measured
+                found.append(measure(trial, self.machine.host.scratch, self.machine.host.cores))
+            except CannotCheck as reason:
+                self.not_measured[trial.stage.name] = str(reason)
+            except OutlastError as problem:
+                self.not_measured[trial.stage.name] = problem.message
+            except RAISED as problem:
+                self.not_measured[trial.stage.name] = told(problem)
+        return found
+
+    @cached_property
+    def _read(self) -> list[tuple[Train, Reading]]:
+        """Training stages with their data; those without examples are left out (a check of the data says so)."""
+        host = self.machine.host
+        found: dict[str, Reading] = {}
+        pairs = []
+        for stage in self.plan:
+            if not isinstance(stage, Train) or not len(self.examples[stage.learner.name].table):
+                continue
+            kind = digest([stage.learner.name, stage.learner.reads(stage.config)])
+            if kind not in found:
+                examples = self.examples[stage.learner.name]
+                found[kind] = Reading(stage.learner, stage.config, examples, host.scratch, host.cores)
+            pairs.append((stage, found[kind]))
+        return pairs
 
     @property
     def workers(self) -> int:

@@ -12,9 +12,7 @@ import hashlib
 import io
 import json
 import os
-import struct
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,13 +22,12 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from outlast.base.files import write_text
+from outlast.data.look import DAMAGED, TOO_LARGE
 from outlast.errors import DataError
 
 UInt8 = npt.NDArray[np.uint8]
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
-_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _ORIENTATION = 0x0112
 
 
@@ -181,12 +178,12 @@ def _read(
         raise DataError(
             f"{name}: this is not an image, whatever its name says", hint="delete the file, or replace it by an image"
         ) from error
-    except _BOMB as error:
+    except TOO_LARGE as error:
         raise DataError(
             f"{name}: the image is too large to be decoded safely ({error})",
             hint="cut it into tiles, or make it smaller",
         ) from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(
             f"{name}: the image is damaged ({error})", hint="copy the file again from its source, or delete it"
         ) from error

@@ -99,17 +99,23 @@ def workers_of(config: TaskConfig, cores: int, processes: int, *, beside_gpu: bo
     return min(max(cores // processes - 1, 1), 8) if beside_gpu else 0
 
 
-def open_cache(learner: Learner, config: TaskConfig, examples: Examples, scratch: Path, cores: int) -> Cache:
-    """The cache of decoded samples, built if it is not there yet."""
+def open_cache(
+    learner: Learner,
+    config: TaskConfig,
+    examples: Examples,
+    scratch: Path,
+    cores: int,
+    read: Callable[[Any], dict[str, np.ndarray]] | None = None,
+) -> Cache:
+    """The cache of decoded samples, built if it is not there yet; read(row): the learner's own if none is given."""
     if len(examples.table) == 0:
         raise DataError(f"there are no examples in {examples.root}", hint="give the folder with --data")
     records = [{str(key): value for key, value in row.items()} for row in examples.table.to_dict("records")]
-    contents = [learner.name, examples.table["id"].tolist(), examples.table["hash"].tolist(), learner.reads(config)]
     with Progress("reading samples", len(records)) as progress:
         cache = build(
             records,
-            partial(_read, learner, config, examples.root),
-            key=digest(contents),  # with the order of rows: the cache goes by position
+            read or partial(_read, learner, config, examples.root),
+            key=cache_key(learner, config, examples),
             folder=scratch / "samples",
             budget_bytes=int(config.loading.cache_gigabytes * 1e9),
             threads=cores,
@@ -118,6 +124,12 @@ def open_cache(learner: Learner, config: TaskConfig, examples: Examples, scratch
     if cache.note:
         say(cache.note)
     return cache
+
+
+def cache_key(learner: Learner, config: TaskConfig, examples: Examples) -> str:
+    """What decoded samples are known by: contents, reading settings, and the order of rows (they go by position)."""
+    ids, hashes = examples.table["id"].tolist(), examples.table["hash"].tolist()
+    return digest([learner.name, ids, hashes, learner.reads(config)])
 
 
 def _share(count: int, rank: int, processes: int) -> slice:

@@ -16,7 +16,7 @@ from typing import Any
 from outlast import task as tasks
 from outlast.base.clock import parse_duration
 from outlast.check import config as configuration
-from outlast.check import environment, hardware, session
+from outlast.check import cost, data, environment, files, hardware, model, samples, session
 from outlast.check.finding import Finding, checks_of, run
 from outlast.check.machine import Machine, look
 from outlast.check.subject import Subject
@@ -31,7 +31,7 @@ from outlast.plan import record, sources
 from outlast.task import Task
 
 BEFORE_TRAINING = (environment, hardware, session, configuration)  # cheap: no data, no model
-FAMILIES = (environment, hardware, session, configuration)
+FAMILIES = (*BEFORE_TRAINING, data, files, samples, model, cost)
 
 # What a torchvision that was built for another torch raises while it is imported.
 _IMPORT_FAILURES = (ImportError, OSError, RuntimeError, AttributeError)

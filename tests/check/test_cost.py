@@ -1,0 +1,141 @@
+"""Each check of the cost fires at numbers that call for it and is silent at good ones; and the numbers are real."""
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from outlast.check import cost
+from outlast.check.measure import Measured, measure
+from outlast.save.store import newest
+from toys.subjects import only, severities, subject
+
+HOUR = 3600.0
+GOOD = Measured(
+    stage="train-one", rung="wide", device="cuda", micro_batch=8, step_seconds=0.1, load_seconds=0.05, overlapped=True,
+    evaluate_seconds=10.0, save_seconds=2.0, stall_seconds=0.05, checkpoint_bytes=10**8, best_bytes=4 * 10**7,
+    steps_per_epoch=1000, epochs=30, evaluate_every_epochs=1,
+)  # fmt: skip  # 30 epochs of 100 s and 10 s of evaluation: 55 minutes
+
+
+def costing(tmp_path, *, free=10**12, config=None, **fields):
+    """A subject whose stage was measured as GOOD, but for the fields of a measurement that are given."""
+    of_subject = {name: fields.pop(name) for name in ("session_limit", "quota_left", "quota_rate") if name in fields}
+    made = subject(tmp_path, **of_subject)
+    made.machine = replace(made.machine, free_bytes=lambda folder: free)
+    made.measured = [replace(GOOD, **fields)]
+    return made
+
+
+ALL = [
+    cost.sessions, cost.short_sessions, cost.disk, cost.loading, cost.evaluating, cost.saving, cost.unmeasured,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("check", ALL, ids=lambda check: check.__name__)
+def test_a_training_that_fits_is_passed_over_in_silence(tmp_path, check):
+    assert severities(check, costing(tmp_path, session_limit=2 * HOUR)) == []
+
+
+def test_the_time_is_noted_with_what_it_was_made_from(tmp_path):
+    (finding,) = cost.time(costing(tmp_path))
+    assert finding.severity == "note" and "55m" in finding.sentence
+    assert "30,000 steps of 100 ms, 30 evaluations of 10s" in finding.evidence
+
+
+def test_the_number_of_sessions_is_noted(tmp_path):
+    finding = only(cost.sessions, costing(tmp_path, session_limit=1260.0))
+    assert finding.severity == "note" and "3 sessions of 21m00s" in finding.sentence
+
+
+def test_a_session_too_short_for_anything_is_an_error_and_for_an_epoch_a_warning(tmp_path):
+    nothing = only(cost.short_sessions, costing(tmp_path, session_limit=50.0))
+    assert nothing.severity == "error" and "--session-limit" in nothing.remedy
+    assert only(cost.short_sessions, costing(tmp_path, session_limit=150.0)).severity == "warning"
+
+
+def test_quota_that_does_not_last_is_a_warning_that_says_how_many_epochs_fit(tmp_path):
+    assert severities(cost.quota, costing(tmp_path)) == []
+    assert severities(cost.quota, costing(tmp_path, quota_left=HOUR)) == ["note"]
+    finding = only(cost.quota, costing(tmp_path, quota_left=HOUR, quota_rate=2.0))
+    assert finding.severity == "warning" and "about 16 of 30 epochs" in finding.evidence
+
+
+def test_checkpoints_that_the_disk_can_not_hold_are_an_error(tmp_path):
+    # Two are kept and one is being written: 300 MB; the best weights before and after: 80 MB.
+    assert severities(cost.disk, costing(tmp_path, free=381 * 10**6)) == []
+    finding = only(cost.disk, costing(tmp_path, free=379 * 10**6))
+    assert finding.severity == "error" and "saving.keep" in finding.remedy
+
+
+def test_samples_that_come_too_late_are_a_warning_with_the_share_of_time_lost(tmp_path):
+    finding = only(cost.loading, costing(tmp_path, load_seconds=0.2))
+    assert finding.severity == "warning" and "50 %" in finding.sentence and "loading.workers" in finding.remedy
+    here = only(cost.loading, costing(tmp_path, overlapped=False))
+    assert here.severity == "warning" and "GPU waits" in here.sentence
+    assert severities(cost.loading, costing(tmp_path, overlapped=False, device="cpu")) == []
+
+
+def test_evaluations_that_take_the_time_are_noted_and_the_remedy_helps(tmp_path):
+    finding = only(cost.evaluating, costing(tmp_path, evaluate_seconds=150.0))
+    assert finding.severity == "note" and "60 %" in finding.sentence
+    name, _, value = finding.remedy.removeprefix("set ").partition("=")
+    assert name == "train.evaluate_every_epochs"
+    assert severities(cost.evaluating, costing(tmp_path, evaluate_seconds=150.0, **{name[6:]: int(value)})) == []
+
+
+def test_saving_that_takes_the_time_is_a_warning(tmp_path):
+    finding = only(cost.saving, costing(tmp_path, stall_seconds=120.0))
+    assert finding.severity == "warning" and "saving.every_minutes=100 " in finding.remedy
+    assert "longer to write" in only(cost.saving, costing(tmp_path, save_seconds=4000.0)).sentence
+
+
+def test_a_stage_that_could_not_be_measured_is_said_to_be_unchecked_and_why(tmp_path):
+    def step(config, module, batch):
+        raise ValueError("no such loss")
+
+    made = subject(tmp_path, changes={"step": step})
+    assert made.measured == []
+    (finding,) = cost.unmeasured(made)
+    assert finding.severity == "unchecked" and "it can't be trained" in finding.sentence
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_measured_is_what_training_does(tmp_path, workers):
+    made = subject(tmp_path)
+    made.config_ = made.config.model_copy(
+        update={"loading": made.config.loading.model_copy(update={"workers": workers})}
+    )
+    trial = subject_trial(made)
+    measured = measure(trial, made.machine.host.scratch, 1)
+    assert measured.steps_per_epoch == 7 and measured.epochs == 3 and measured.micro_batch == 8
+    assert measured.overlapped == bool(workers)
+    seconds = [value for name, value in asdict(measured).items() if name.endswith("_seconds")]
+    assert len(seconds) == 5 and all(0 < value < 5 for value in seconds)
+    assert not list(made.machine.host.scratch.glob(".tmp-measure-*")) and not made.run.exists()
+
+
+def subject_trial(made):
+    """Its one trial, with the configuration that it has now."""
+    stage = replace(made.plan[0], config=made.config)
+    made.plan = [stage]
+    (trial,) = made.trials
+    return trial
+
+
+def test_the_bytes_of_a_checkpoint_are_those_that_a_run_writes(tmp_path):
+    import outlast
+
+    made = subject(tmp_path)
+    (measured,) = made.measured
+    outlast.train("toys.one", preset="smoke", out=tmp_path / "real")
+    saved = newest(tmp_path / "real" / "train-one" / "checkpoints", [])
+    real = sum(path.stat().st_size for path in saved.folder.iterdir())
+    assert measured.checkpoint_bytes == pytest.approx(real, rel=0.1)
+
+
+def test_far_more_loader_processes_than_cores_are_not_started_to_be_measured(tmp_path):
+    made = subject(tmp_path)
+    loading = made.config.loading.model_copy(update={"workers": 200})
+    made.config_ = made.config.model_copy(update={"loading": loading})
+    (finding,) = cost.unmeasured(made)
+    assert finding.severity == "unchecked" and "200 loader processes" in finding.sentence
