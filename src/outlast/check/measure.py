@@ -18,6 +18,7 @@ import torch
 
 from outlast.check.trial import Trial
 from outlast.loop.evaluate import collect
+from outlast.loop.memory import Portion
 from outlast.loop.samples import epoch_order, evaluation_plans, open_loader, workers_of
 from outlast.loop.setup import Job, Setup, build, choose_fit, rows_of, snapshot
 from outlast.save import store
@@ -163,7 +164,7 @@ def _evaluation(job: Job, setup: Setup, now: Callable[[], float]) -> float:
     model = setup.evaluated()
     for number, plan in enumerate(evaluation_plans(rows, size, 0, 1)):
         began = now()
-        collect(job.learner, job.config, model, job.loader, np.asarray(plan.rows), (), job.compute, setup.micro_batch)
+        collect(job.learner, job.config, model, job.loader, np.asarray(plan.rows), (), job.compute, Portion(size))
         _settle(job)
         if number == 0 and len(rows) > size:
             continue  # warms up
