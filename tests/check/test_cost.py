@@ -139,3 +139,8 @@ def test_far_more_loader_processes_than_cores_are_not_started_to_be_measured(tmp
     made.config_ = made.config.model_copy(update={"loading": loading})
     (finding,) = cost.unmeasured(made)
     assert finding.severity == "unchecked" and "200 loader processes" in finding.sentence
+
+
+def test_what_is_meant_for_a_gpu_is_not_measured_on_a_cpu(tmp_path):
+    (finding,) = cost.unmeasured(subject(tmp_path, train={"needs_gpu": True}))
+    assert finding.severity == "unchecked" and "meant for a GPU" in finding.sentence

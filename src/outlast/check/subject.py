@@ -152,6 +152,8 @@ class Subject:
             try:
                 if not trial.reading.samples.whole:
                     raise CannotCheck("not all of its samples can be read")
+                if self.config.train.needs_gpu and not self.machine.gpus:
+                    raise CannotCheck("it is meant for a GPU, and there is none here to measure it on")
                 if self.workers > 2 * self.machine.host.cores:
                     raise CannotCheck(
                         f"{self.workers} loader processes are not tried on {self.machine.host.cores} cores"
