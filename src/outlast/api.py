@@ -83,6 +83,10 @@ def check_task(
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
     session_limit: str | float | None = None,
+    quota_left: str | float | None = None,
+    quota_rate: float = 1.0,
+    mirror: str | None = None,
+    start_from: str | Path | None = None,
     processes: int = 1,
     synthetic: bool = False,
 ) -> dict[str, Any]:
@@ -97,7 +101,8 @@ def check_task(
         preflight.Question(
             task=task, data=data, out=Path(out) if out else None, preset=preset,
             config=Path(config) if config else None, overrides=overrides, session_limit=session_limit,
-            processes=processes, synthetic=synthetic,
+            quota_left=quota_left, quota_rate=quota_rate, mirror=mirror,
+            start_from=Path(start_from) if start_from else None, processes=processes, synthetic=synthetic,
         )
     )  # fmt: skip
 

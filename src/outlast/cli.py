@@ -108,6 +108,10 @@ def check(
     preset: Annotated[str | None, typer.Option(help="smoke, cpu, t4, full, ...; default by machine.")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of settings on top of the preset.")] = None,
     session_limit: Annotated[str | None, typer.Option(help="Length of the session, such as 9h or 45m.")] = None,
+    quota_left: Annotated[str | None, typer.Option(help="Accelerator quota at the session's start, as 12h.")] = None,
+    quota_rate: Annotated[float, typer.Option(help="Quota hours that an hour of session costs.")] = 1.0,
+    mirror: Annotated[str | None, typer.Option(metavar="URL", help="Where a copy will be kept.")] = None,
+    start_from: Annotated[Path | None, typer.Option(help="Weights (.safetensors) to begin with.")] = None,
     processes: Annotated[int, typer.Option(metavar="N", help="Processes on this machine: one per GPU.")] = 1,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Check the task's synthetic set.")] = False,
     as_json: AsJson = False,
@@ -117,7 +121,8 @@ def check(
 
     result = api.check_task(
         task, data=data, out=out, preset=preset, config=config, overrides=overrides or [],
-        session_limit=session_limit, processes=processes, synthetic=synthetic,
+        session_limit=session_limit, quota_left=quota_left, quota_rate=quota_rate, mirror=mirror,
+        start_from=start_from, processes=processes, synthetic=synthetic,
     )  # fmt: skip
     text = result.pop("text")
     _print(result, as_json, text)

@@ -40,9 +40,10 @@ def test_no_session_overruns_on_a_simulated_clock(runs, monkeypatch, countdown, 
     simulation = Simulation(seed)
     monkeypatch.setattr(session, "write_report", lambda run: simulation.spend("report") or run / "report.html")
     monkeypatch.setattr(accident, "happen", simulation.spend)
-    # The first session has all the time there is and stops early: everything but evaluation was measured then.
-    deadline = countdown(6, simulation.now)
+    # The first session has all the time there is and stops after the first epoch, when everything was measured.
+    deadline = countdown(24, simulation.now)
     finished, sessions = False, 0
+    metrics = runs.folder / "run" / "train-fold0" / "metrics.jsonl"
     while not finished:
         try:
             result = runs.train("run", "saving.every_minutes=5", deadline=deadline)
@@ -50,6 +51,7 @@ def test_no_session_overruns_on_a_simulated_clock(runs, monkeypatch, countdown, 
         except RunError as error:  # too short for a single step: said so, and in time
             assert "left too little" in error.message
         assert simulation.seconds <= deadline.ends_at
+        assert metrics.read_text()
         sessions += 1
         assert sessions < 60
         # A save is three files: with the margin of the reserve the shortest of these sessions are too short for a step.

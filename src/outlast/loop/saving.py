@@ -26,7 +26,6 @@ from outlast.state import RunState
 _FIRST_SAVE_SECONDS = 20.0
 _RETRY_SECONDS = 60.0
 _MOST_FAILURES = 3
-_BYTES_PER_SECOND = 100e6  # of a slow disk: what a first save is expected to take before one was measured
 
 
 class Saver:
@@ -69,10 +68,6 @@ class Saver:
             cost = self.durations.longest["save"]
             seconds = max(youngs_interval(cost, 3600 * self.saving.hours_between_failures), cost)
         return min(seconds, _RETRY_SECONDS) if self._writer.problem is not None else seconds
-
-    def expect(self, state_bytes: int) -> None:
-        """A first idea of how long a save takes, before one was measured."""
-        self.durations.record("save", state_bytes / _BYTES_PER_SECOND)
 
     def checkpoint(self, state: RunState, record: Mapping[str, Any], told: Callable[[], None]) -> None:
         """Copy the state and have it written; `told` is called (by the writer) once it is durable."""

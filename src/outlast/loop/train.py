@@ -55,10 +55,11 @@ def train(job: Job) -> Outcome:
         store.clear_interrupted(job.folder)
     deterministic.prepare(job.config.train.deterministic)
     while True:
+        began = job.deadline.now()
         fit = remembered_fit(job) or choose_fit(job, rows_of(job)[0])
         deterministic.check(job.stage.name, fit.inexact, job.compute.device.type, exact=job.config.train.deterministic)
         try:
-            return _train(job, fit)
+            return _train(job, fit, began)
         except BeginAgain:
             pass  # only when it is gone is the memory free that it holds
         except (RuntimeError, MemoryError) as error:
@@ -72,7 +73,7 @@ def train(job: Job) -> Outcome:
         release()
 
 
-def _train(job: Job, fit: Fit) -> Outcome:
+def _train(job: Job, fit: Fit, began: float) -> Outcome:
     job.compute.wait()
     if job.compute.main:
         set_aside_another_rung(job, fit)
@@ -96,11 +97,12 @@ def _train(job: Job, fit: Fit) -> Outcome:
             saver = stack.enter_context(Saver(job.folder, state.step, job.config.saving, job.deadline, job.durations))
         session = _Session(job, setup, state, fit, saver)
         state.sessions += 1
-        began = (state.epoch, state.cursor)
+        job.durations.record("begin", job.deadline.now() - began)
+        before = (state.epoch, state.cursor)
         stopped = session.run()
         if saver is not None:
             job.saved(session.facts())  # once more: a kill may have come between the last save and its being told
-        return Outcome(stopped, (state.epoch, state.cursor) != began, session.result())
+        return Outcome(stopped, (state.epoch, state.cursor) != before, session.result())
 
 
 class _Session:
@@ -194,11 +196,18 @@ class _Session:
         """The metrics of the validation rows, or None if there is no time to finish them."""
         job, setup = self.job, self.setup
         self._same_buffers()
-        began = self.now()
+        began = last = self.now()
+
+        def no_time() -> bool:
+            nonlocal last
+            before, last = last, self.now()
+            job.durations.record("evaluation_batch", last - before)
+            return self._reason_to_stop("evaluation_batch", "save") is not None
+
         portion = Portion(self.recovery.fit.evaluated, self.recovery.evaluation_took_less)
         metrics = evaluate(
             job.learner, job.config, setup.evaluated(), job.loader, setup.validate, job.examples.facts,
-            job.compute, portion, lambda: self._reason_to_stop("save") is not None,
+            job.compute, portion, no_time,
         )  # fmt: skip
         if metrics is not None:
             job.durations.record("evaluate", self.now() - began)

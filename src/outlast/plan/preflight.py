@@ -28,7 +28,7 @@ from outlast.env import device
 from outlast.errors import ConfigError, RunError, TaskError
 from outlast.loop.accel import set_up
 from outlast.plan import record, sources
-from outlast.task import Task
+from outlast.task import Task, Train
 
 BEFORE_TRAINING = (environment, hardware, session, configuration)  # cheap: no data, no model
 FAMILIES = (*BEFORE_TRAINING, data, files, samples, model, cost)
@@ -48,6 +48,10 @@ class Question:
     overrides: Sequence[str] = ()
     out: Path | None = None
     session_limit: str | float | None = None
+    quota_left: str | float | None = None
+    quota_rate: float = 1.0
+    mirror: str | None = None
+    start_from: Path | None = None
     processes: int = 1
     synthetic: bool = False
 
@@ -107,11 +111,12 @@ def find_task(name: str) -> Task:
 
 def subject_of(asked: Question, machine: Machine) -> Subject:
     """The subject of a question; what is wrong with its task or configuration is in `problems`."""
-    limit = parse_duration(asked.session_limit) if isinstance(asked.session_limit, str) else asked.session_limit
+    limit, quota = _seconds(asked.session_limit), _seconds(asked.quota_left)
     preset = asked.preset or ("t4" if machine.gpus else "cpu")
     subject = Subject(
-        machine=machine, task_=None, config_=None, preset=preset, processes=asked.processes, session_limit=limit
-    )
+        machine=machine, task_=None, config_=None, preset=preset, processes=asked.processes, session_limit=limit,
+        quota_left=quota, quota_rate=asked.quota_rate, mirror=asked.mirror,
+    )  # fmt: skip
     try:
         task = tasks.find(asked.task)
     except _IMPORT_FAILURES as error:
@@ -130,7 +135,14 @@ def subject_of(asked: Question, machine: Machine) -> Subject:
         return subject
     subject.config_, subject.no_effect = config, tuple(no_effect)
     subject.find_examples = lambda: _examples(asked, subject)
+    if asked.start_from is not None:
+        trains = [stage.name for stage in task.stages(config) if isinstance(stage, Train)]
+        subject.start_from = {trains[0]: asked.start_from} if len(trains) == 1 else {}
     return subject
+
+
+def _seconds(duration: str | float | None) -> float | None:
+    return parse_duration(duration) if isinstance(duration, str) else duration
 
 
 def _examples(asked: Question, subject: Subject) -> Mapping[str, Examples]:

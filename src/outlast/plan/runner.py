@@ -32,6 +32,9 @@ from outlast.save.resume import choose
 from outlast.save.space import Sizes, sizes
 from outlast.task import Call, Inputs, Learner, Predict, Stage, Train, Work, needed, select, topological
 
+# What a stage does, once begun, before it asks again whether there is time.
+_AT_ONCE = {Train: ("begin", "step", "save"), Predict: ("shard",), Call: ("call",)}
+
 
 @dataclass
 class Surroundings:
@@ -79,7 +82,7 @@ def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) 
         folder = around.run / stage.name
         if ledger.done(folder, identity):
             continue
-        reason = _reason_to_stop(around)
+        reason = _reason_to_stop(around, *_AT_ONCE[type(stage)])
         if reason:
             return reason
         if around.compute.main:
@@ -95,8 +98,10 @@ def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) 
             reason = _predict(stage, trains[stage.model], folder, identity, around, began)
         else:
             reason = None
+            since = around.deadline.now()
             if around.compute.main:
                 _call(stage, folder, identity, examples, around, began)
+            around.durations.record("call", around.deadline.now() - since)
         around.compute.wait()
         around.entered(None)
         if reason:
