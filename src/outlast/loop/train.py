@@ -122,6 +122,7 @@ class _Session:
         self.saved_position = (state.epoch, state.cursor) if state.sessions else None
         self.now = job.deadline.now
         self.resumed_at = self.now()
+        self.stopped_evaluation: str | None = None  # why the last evaluation was given up
 
     def run(self) -> str | None:
         """All epochs that are left. Returns why it stopped, or None when training is finished."""
@@ -185,7 +186,7 @@ class _Session:
             reason = self._reason_to_stop("evaluate", "save")
             metrics = None if reason else self._evaluated()
             if metrics is None:
-                return reason or self._reason_to_stop("save")
+                return reason or self.stopped_evaluation
             self._judge(metrics)
         state.epoch += 1
         state.cursor = 0
@@ -193,7 +194,7 @@ class _Session:
         return None
 
     def _evaluated(self) -> dict[str, Any] | None:
-        """The metrics of the validation rows, or None if there is no time to finish them."""
+        """The metrics of the validation rows, or None if there is no time to finish them (`stopped_evaluation`)."""
         job, setup = self.job, self.setup
         self._same_buffers()
         began = last = self.now()
@@ -202,7 +203,8 @@ class _Session:
             nonlocal last
             before, last = last, self.now()
             job.durations.record("evaluation_batch", last - before)
-            return self._reason_to_stop("evaluation_batch", "save") is not None
+            self.stopped_evaluation = self._reason_to_stop("evaluation_batch", "save")
+            return self.stopped_evaluation is not None
 
         portion = Portion(self.recovery.fit.evaluated, self.recovery.evaluation_took_less)
         metrics = evaluate(
