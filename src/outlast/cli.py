@@ -273,6 +273,9 @@ def main() -> None:
     launch.end_with_launcher()
     try:
         app(standalone_mode=True)
+    except SystemExit as end:
+        launch.leave(end.code)
+        raise
     except OutlastError as error:
         if launch.tell_failure(error):
             sys.exit(error.exit_code)

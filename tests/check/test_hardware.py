@@ -45,7 +45,7 @@ BROKEN = {
         "shared_memory", {"shared_memory_bytes": 6_000}, (), {}, "error", ("bus error", "3 workers", "--shm-size")
     ),
     "little memory": ("memory", {"memory_bytes": 2_000_000_000}, (), {}, "warning", ("2.0 GB", "3 workers")),
-    "disk full": ("disk_for_run", {"free_bytes": lambda folder: 50e6}, (), {}, "error", ("nearly full", "0.1 GB")),
+    "disk full": ("disk_for_run", {"free_bytes": lambda folder: 50e6}, (), {}, "warning", ("nearly full", "0.1 GB")),
     "disk nearly full": ("disk_for_run", {"free_bytes": lambda folder: 500e6}, (), {}, "warning", ("0.5 GB",)),
     "no room for the cache": (
         "disk_for_cache", {"free_bytes": lambda folder: 5e9}, (), {}, "warning", ("5.0 GB", "loading.cache_gigabytes=4")

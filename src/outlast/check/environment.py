@@ -26,6 +26,8 @@ def python_version(subject: Subject) -> Iterator[Finding]:
 def packages(subject: Subject) -> Iterator[Finding]:
     """A package that Outlast needs is missing or of a version that it doesn't work with."""
     machine = subject.machine
+    if machine.requirements and not machine.packages:
+        raise CannotCheck("what is installed can't be read (no package has its metadata)")
     for requirement in map(Requirement, machine.requirements):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue

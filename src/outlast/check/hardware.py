@@ -13,7 +13,7 @@ from outlast.check.subject import Subject
 _GIGABYTE = 1e9
 # A training process with torch and its libraries loaded, and a worker forked from it (it shares most pages).
 _PROCESS_BYTES, _WORKER_BYTES = 1.5e9, 0.3e9
-_LEAST_DISK_BYTES, _LITTLE_DISK_BYTES = 0.1e9, 1e9
+_LITTLE_DISK_BYTES = 1e9
 
 
 def gpu_wanted(subject: Subject) -> Iterator[Finding]:
@@ -189,9 +189,8 @@ def memory(subject: Subject) -> Iterator[Finding]:
 def disk_for_run(subject: Subject) -> Iterator[Finding]:
     """The disk of the run folder is as good as full."""
     free = subject.machine.free_bytes(subject.run)
-    if free < _LITTLE_DISK_BYTES:
-        finding = error if free < _LEAST_DISK_BYTES else warning
-        yield finding(
+    if free < _LITTLE_DISK_BYTES:  # whether it is too little for this run is predicted from its models
+        yield warning(
             f"the disk of the run folder {subject.run} is nearly full",
             evidence=f"{_gigabytes(free)} are free",
             remedy="make room, or give a folder on another disk with --out",

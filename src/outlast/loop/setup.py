@@ -123,11 +123,9 @@ def choose_fit(job: Job, fit: np.ndarray) -> Fit:
         model = model.to(job.compute.device)
         average, stepper = build_average(model, train.ema_decay), _stepper(alone, model)
         part = {name: tensor[:micro_batch] for name, tensor in batch.items()}
-        with room.kept():
-            with deterministic.watch(train.deterministic) as seen:
+        with room.kept(), deterministic.watch(train.deterministic) as seen:
+            for _ in range(2):  # in the second one what the optimizer remembers is there too
                 stepper.run([{**part, "epochs": torch.tensor(0.0)}], micro_batch, 0.0)
-            # In the second one what the optimizer remembers is there too.
-            stepper.run([{**part, "epochs": torch.tensor(0.0)}], micro_batch, 0.0)
         del average  # it was there, as it will be in training
 
     found = find_fit(

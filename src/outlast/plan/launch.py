@@ -108,6 +108,14 @@ def end_with_launcher() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def leave(code: object) -> None:
+    """End this process at once if it is a rank: where a peer is gone, taking down the process group can abort it."""
+    if os.environ.get(FAILURE) and isinstance(code, int | None):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+
+
 def tell_failure(error: BaseException) -> bool:
     """In a rank that `launch` started: leave the error to the process that started it. False anywhere else."""
     path = os.environ.get(FAILURE)
