@@ -26,11 +26,15 @@ def python_version(subject: Subject) -> Iterator[Finding]:
 def packages(subject: Subject) -> Iterator[Finding]:
     """A package that Outlast needs is missing or of a version that it doesn't work with."""
     machine = subject.machine
-    if machine.requirements and not machine.packages:
-        raise CannotCheck("what is installed can't be read (no package has its metadata)")
-    for requirement in map(Requirement, machine.requirements):
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
+    needed = [
+        requirement
+        for requirement in map(Requirement, machine.requirements)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    ]
+    if not any(requirement.name in machine.packages for requirement in needed):
+        # This program runs, so they are there: another user's environment, whose folders may not be looked into.
+        raise CannotCheck("which versions are installed can't be read")
+    for requirement in needed:
         version = machine.packages.get(requirement.name)
         if version is None:
             yield error(
