@@ -149,6 +149,6 @@ TASK = Task(
     presets={"bench": bench},
     learners={"resume": LEARNER},
     stages=lambda config: [TrainStage(STAGE, LEARNER, config)],
-    deliver=lambda config: Delivery(STAGE, ("logits",), _unused, _unused, _unused, _unused),
+    deliver=lambda config: Delivery((STAGE,), ("logits",), _unused, _unused, _unused, _unused),
     synthetic=_unused,
 )

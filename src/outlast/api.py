@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from outlast import task as _task
 from outlast.base.clock import Deadline
 from outlast.base.files import check_target, write_text
 from outlast.base.log import warn
+from outlast.errors import UsageError
 from outlast.plan import launch
+
+if TYPE_CHECKING:
+    from outlast.plan.deliver import Delivered
 
 
 def list_tasks() -> dict[str, str]:
@@ -107,15 +111,16 @@ def check_task(
     )  # fmt: skip
 
 
-def evaluate(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
+def evaluate(run: str | Path, *, data: str | Path | None = None, stage: str | None = None) -> dict[str, Any]:
     """Score a run's best weights on every labelled example under `data` (none: the data that the run was trained on).
 
+    stage: a training stage whose model is scored, instead of what the task delivers.
     Returns {"task", "images", "metrics", ...}. Raises DataError if the labels do not fit the run.
     """
     from outlast.plan.deliver import Delivered
     from outlast.plan.sources import SYNTHETIC
 
-    opened = Delivered(Path(run))
+    opened = Delivered(Path(run), stage)
     root = Path(data) if data is not None else Path(opened.record["data"][opened.learner.name]["path"])
     if data is None:
         warn(f"scoring on {root}, which the run was trained on; the test score is in the report")
@@ -131,18 +136,22 @@ def evaluate(run: str | Path, *, data: str | Path | None = None) -> dict[str, An
         "data": str(root),
         "synthetic": bool(opened.record.get("synthetic")) or (root / SYNTHETIC).is_file(),
         "rung": opened.rung,
+        "stages": [each.name for each in opened.stages],
     }
 
 
 def predict(run: str | Path, images: Sequence[str | Path], *, to: str | Path | None = None) -> dict[str, Any]:
     """Predict images that were never seen; writes a CSV (`to`, or predictions.csv in the run folder).
 
-    Folders among `images` stand for the images in them. Returns {"images", "csv", "rows"}.
+    Folders among `images` stand for the images in them. Tasks that predict whole scenes write a folder (`to`, or
+    predictions in the run folder) of one file per scene, with a table of them. Returns {"images", "csv", "rows"}.
     """
     from outlast.plan.deliver import Delivered
 
-    target = Path(to) if to is not None else Path(run) / "predictions.csv"
     opened = Delivered(Path(run))
+    if opened.delivery.scenes is not None:
+        return _predict_scenes(opened, [Path(image) for image in images], to)
+    target = Path(to) if to is not None else Path(run) / "predictions.csv"
     if str(target) != "-":
         check_target(target)
     examples = opened.delivery.unlabelled(opened.config, [Path(image) for image in images], opened.facts)
@@ -156,26 +165,28 @@ def predict(run: str | Path, images: Sequence[str | Path], *, to: str | Path | N
     return {"images": len(table), "csv": str(target), "rows": table.to_dict("records")}
 
 
-def export_weights(run: str | Path, to: str | Path) -> dict[str, Any]:
-    """Write a run's best weights for use without Outlast, with a JSON beside them. Returns {"files", "parameters"}."""
+def _predict_scenes(opened: Delivered, files: Sequence[Path], to: str | Path | None) -> dict[str, Any]:
+    """Each scene's prediction as a file of its own in a folder, and a table of them."""
+    folder = Path(to) if to is not None else opened.run / "predictions"
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder", hint="this task writes a file per scene: give a folder with --to")
+    table = opened.scenes(files, folder)
+    write_text(folder / "predictions.csv", table.to_csv(index=False, float_format="%.6f"))
+    return {"images": len(table), "csv": str(folder / "predictions.csv"), "rows": table.to_dict("records")}
+
+
+def export_weights(run: str | Path, to: str | Path, *, stage: str | None = None) -> dict[str, Any]:
+    """Write a run's best weights for use without Outlast, with a JSON beside them. Returns {"files", "parameters"}.
+
+    stage: a training stage whose model is written, instead of what the task delivers.
+    """
     from outlast.export import weights
     from outlast.plan.deliver import Delivered
 
     weights.check_target(Path(to))
-    opened = Delivered(Path(run))
-    module = opened.learner.deploy(opened.config, opened.model())
-    record = opened.record
-    sidecar = {
-        **opened.delivery.sidecar(opened.config, opened.facts, opened.rung),
-        "task": record["task"],
-        "synthetic": record["synthetic"],
-        "rung": {**opened.saved.manifest["fit"], "wanted": opened.wanted},
-        "score": opened.saved.manifest.get("score"),
-        "step": opened.saved.step,
-        "config_hash": record["config_hash"],
-        "data": {name: item["fingerprint"] for name, item in record["data"].items()},
-        "versions": record["versions"],
-    }
+    opened = Delivered(Path(run), stage)
+    module = opened.module()
+    sidecar = {**opened.delivery.sidecar(opened.config, opened.facts, opened.rung), **opened.provenance()}
     files = weights.export(module, Path(to), sidecar)
     return {"files": [str(path) for path in files], "parameters": sum(p.numel() for p in module.parameters())}
 

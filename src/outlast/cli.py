@@ -26,6 +26,7 @@ app = typer.Typer(
     help="Train vision models that outlast the session: stops before the kill, resumes exactly.",
 )
 
+OneStage = Annotated[str | None, typer.Option("--stage", help="A training stage, not what the task delivers.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
 
@@ -194,12 +195,13 @@ def verify_resume(
 def evaluate(
     run: RunFolder,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Labelled examples; default: the run's own.")] = None,
+    stage: OneStage = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a run's best weights on labelled examples."""
     from outlast import api
 
-    result = api.evaluate(run, data=data)
+    result = api.evaluate(run, data=data, stage=stage)
     lines = [f"{name:<20} {value:.4f}" for name, value in result["metrics"].items() if isinstance(value, float)]
     _print(result, as_json, "\n".join([f"{result['task']}, {result['images']} examples in {result['data']}", *lines]))
 
@@ -209,11 +211,12 @@ def predict(
     run: RunFolder,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
     to: Annotated[
-        str | None, typer.Option(help="The CSV to write; - is standard output; default RUN/predictions.csv.")
+        str | None,
+        typer.Option(help="The CSV to write; - is standard output; of scenes, a folder. Default: RUN/predictions.csv."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict images; writes a CSV."""
+    """Predict images: a CSV, or a file per scene."""
     from outlast import api
 
     if to == "-" and as_json:
@@ -254,12 +257,13 @@ def report(
 def export(
     run: RunFolder,
     to: Annotated[Path, typer.Option(metavar="FILE", help="model.safetensors or model.pth.")],
+    stage: OneStage = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a run's best weights for use without Outlast."""
     from outlast import api
 
-    result = api.export_weights(run, to)
+    result = api.export_weights(run, to, stage=stage)
     _print(result, as_json, "\n".join(result["files"]))
 
 

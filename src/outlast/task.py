@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from outlast.config.schema import TaskConfig
+    from outlast.data.sampler import Drawn
     from outlast.data.table import Examples
 
     Batch = dict[str, torch.Tensor]
@@ -45,6 +46,22 @@ class Inputs:
     needs: Mapping[str, Path] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """The best weights of a training stage that is done, and the facts that its model was built from."""
+
+    weights: Mapping[str, torch.Tensor]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trained model in use: its stage's configuration, and its module on the device, evaluating."""
+
+    config: Any
+    module: torch.nn.Module
+
+
 class Metric(Protocol):
     """Accumulates what an evaluation needs, batch by batch; `merge` takes in what another process accumulated."""
 
@@ -58,12 +75,15 @@ class Learner:
     """One model to be trained: how its samples, its model, its step and its score are made.
 
     examples(config, roots)   every example with its split, classes and fingerprint; roots: {name: folder}
-    read(config, root, row)   uint8 arrays of one row, decoded, before any augmentation; they are cached
+    read(config, root, row)   arrays of one row, decoded, before any augmentation; they are cached
     reads(config)             JSON: the settings that `read` depends on; the cache is keyed by them
-    sampler(config, table, seed, epoch)   int64 positions into the training table: the order of one epoch
+    sampler(config, table, seed, epoch)   int64 positions into the training table: the order of one epoch; or Drawn:
+                              positions, and what was drawn for each sample besides
     draw(config, seed, epoch, indices)    the random numbers of these samples, first axis = samples
     augment(config, batch, draws)   the whole batch on its way into the model; draws is None when evaluating
     model(config, inputs, rung)     an nn.Module that holds everything that is trained
+    begin(config, model, inputs, trained)   once before a fresh training: brings over weights of the stages it needs,
+                              {stage: Trained}; returns a JSON-able account of it, kept in begun.json
     rungs(config)             names of the ladder, the wanted model first, then smaller ones to fall back on
     step(config, model, batch)      {"loss_sum": tensor, "weight": number, extras}; extras are sums too, and logged
                               divided by the weight. batch["epochs"] (0-dim float32) tells how many epochs were
@@ -81,7 +101,7 @@ class Learner:
     examples: Callable[[Any, Mapping[str, Path]], Examples]
     read: Callable[[Any, Path, Row], dict[str, np.ndarray]]
     reads: Callable[[Any], Any]
-    sampler: Callable[[Any, pd.DataFrame, int, int], np.ndarray]
+    sampler: Callable[[Any, pd.DataFrame, int, int], np.ndarray | Drawn]
     draw: Callable[[Any, int, int, np.ndarray], np.ndarray | None]
     augment: Callable[[Any, Batch, np.ndarray | None], Batch]
     model: Callable[[Any, Inputs, str], torch.nn.Module]
@@ -91,6 +111,7 @@ class Learner:
     metric: Callable[[Any, Mapping[str, Any]], Metric]
     score: str
     deploy: Callable[[Any, torch.nn.Module], torch.nn.Module]
+    begin: Callable[[Any, torch.nn.Module, Inputs, Mapping[str, Trained]], Mapping[str, Any]] | None = None
     loss_at_start: Callable[[Any, Mapping[str, Any]], float] | None = None
     couples_batch: bool = False
 
@@ -115,15 +136,23 @@ class Train:
     needs: tuple[str, ...] = ()
 
 
+Together = Callable[[Any, Sequence[Member], "Batch"], "Batch"]  # (config, members, batch): their outputs as one
+
+
 @dataclass(frozen=True)
 class Predict:
-    """A stage that runs the best model of the training stage `model` over rows, sharded, atomic and resumable."""
+    """A stage that runs the best models of the training stages `models` over rows, sharded, atomic and resumable.
+
+    together: what several models give together (or one, with test-time augmentation); none: what the learner predicts
+    with the only one. They are of one learner; rows, samples and facts are those of the first one's configuration.
+    """
 
     name: str
-    model: str
+    models: tuple[str, ...]
     rows: Rows
     outputs: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    together: Together | None = None
 
 
 @dataclass(frozen=True)
@@ -153,10 +182,31 @@ Stage = Train | Predict | Call
 
 
 @dataclass(frozen=True)
+class Scenes:
+    """What `Delivery.scenes` is given: files to predict, the folder to write into, and the models on their device.
+
+    budget_bytes: memory that may be taken. provenance: what every file that is made should carry.
+    """
+
+    config: Any
+    facts: Mapping[str, Any]
+    members: Sequence[Member]
+    files: Sequence[Path]
+    out: Path
+    device: torch.device
+    budget_bytes: int
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Delivery:
     """What `eval`, `predict` and `export` use.
 
-    model                              the training stage whose best weights are used
+    models                             the training stages whose best weights are used
+    together                           what they give together, as for Predict
+    module(members)                    them as the one module that users of the weights get; none: the learner's deploy
+                                       of the only one
+    scenes(scenes)                     predicts files larger than a sample, for `predict`; writes what it makes
     outputs                            what of the learner's predictions `predict` needs
     labelled(config, root, facts)      every labelled example under a folder, for `eval`
     unlabelled(config, images, facts)  images that were never seen, for `predict`
@@ -164,12 +214,15 @@ class Delivery:
     sidecar(config, facts, rung)       what a user of the bare weights must know: classes, size, normalisation
     """
 
-    model: str
+    models: tuple[str, ...]
     outputs: tuple[str, ...]
     labelled: Callable[[Any, Path, Mapping[str, Any]], Examples]
     unlabelled: Callable[[Any, Sequence[Path], Mapping[str, Any]], Examples]
     table: Callable[[Any, Mapping[str, Any], Sequence[str], Mapping[str, np.ndarray]], pd.DataFrame]
     sidecar: Callable[[Any, Mapping[str, Any], str], dict[str, Any]]
+    together: Together | None = None
+    module: Callable[[Sequence[Member]], torch.nn.Module] | None = None
+    scenes: Callable[[Scenes], pd.DataFrame] | None = None
 
 
 @dataclass(frozen=True)
@@ -270,8 +323,8 @@ def topological(stages: Iterable[Stage]) -> list[Stage]:
 
 
 def needed(stage: Stage) -> tuple[str, ...]:
-    """The names of the stages that a stage needs; a Predict needs its model too."""
-    own = (stage.model,) if isinstance(stage, Predict) else ()
+    """The names of the stages that a stage needs; a Predict needs its models too."""
+    own = stage.models if isinstance(stage, Predict) else ()
     return tuple(dict.fromkeys((*own, *stage.needs)))
 
 

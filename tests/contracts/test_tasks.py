@@ -10,7 +10,7 @@ import torch
 from outlast import task as tasks
 from outlast.config.load import read_config, to_yaml
 from outlast.data.loader import BatchPlan, Loader
-from outlast.data.sampler import occurrence_keys
+from outlast.data.sampler import Drawn, occurrence_keys
 from outlast.task import Call, Inputs, Predict, Train, select, topological
 
 pytestmark = pytest.mark.parametrize("name", list(tasks.names()))
@@ -112,7 +112,6 @@ def test_samples_are_read_the_same_every_time_in_the_type_of_the_cache(name, mad
     for learner, item in learners(task, examples):
         one, two = first_rows(learner, config, item), first_rows(learner, config, item)
         assert all(np.array_equal(one[key], two[key]) for key in one)
-        assert all(array.dtype == np.uint8 for array in one.values())
         json.dumps(learner.reads(config))
 
 
@@ -120,7 +119,8 @@ def test_the_order_is_a_function_of_seed_and_epoch(name, made):
     task, config, examples = made(name)
     for learner, item in learners(task, examples):
         table = item.table.iloc[:50]
-        orders = [learner.sampler(config, table, seed, epoch) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
+        drawn = [learner.sampler(config, table, seed, epoch) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
+        orders = [item.positions if isinstance(item, Drawn) else item for item in drawn]
         assert np.array_equal(orders[0], orders[1])
         assert not np.array_equal(orders[0], orders[2])
         assert not np.array_equal(orders[0], orders[3])

@@ -183,7 +183,8 @@ def stages(config):
         for k in folds
     ]  # fmt: skip
     predicts = [
-        Predict(f"predict-fold{k}", model=f"train-fold{k}", rows=Rows("fold", (k,)), outputs=("logits",)) for k in folds
+        Predict(f"predict-fold{k}", models=(f"train-fold{k}",), rows=Rows("fold", (k,)), outputs=("logits",))
+        for k in folds
     ]
     return [
         Call("combine", combine, config, LEARNER, needs=tuple(p.name for p in predicts), makes=("metrics.json",)),
@@ -205,7 +206,7 @@ TASK = Task(
     learners={"toy": LEARNER},
     stages=stages,
     deliver=lambda config: Delivery(
-        model="train-fold0",
+        models=("train-fold0",),
         outputs=("probabilities",),
         labelled=lambda config, root, facts: examples(config, {"data": root}),
         unlabelled=lambda config, images, facts: examples(config, {}),

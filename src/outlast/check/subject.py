@@ -29,7 +29,7 @@ from outlast.data.table import Examples
 from outlast.env.disk import file_system
 from outlast.errors import OutlastError
 from outlast.loop.accel import set_up
-from outlast.loop.samples import workers_of
+from outlast.loop.samples import epoch_order, workers_of
 from outlast.task import Stage, Task, Train, select, topological
 
 Part = TypeVar("Part")
@@ -122,8 +122,8 @@ class Subject:
                 table = self.examples[stage.learner.name].table
                 fit = select(table, stage.fit)
                 if len(fit):
-                    order = stage.learner.sampler(stage.config, table.iloc[fit], stage.config.train.seed, 0)
-                    found.append(Training(stage, len(fit), len(order)))
+                    samples = epoch_order(stage.learner, stage.config, table, fit, 0).samples
+                    found.append(Training(stage, len(fit), samples))
         return found
 
     @cached_property

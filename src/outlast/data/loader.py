@@ -13,7 +13,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,16 @@ _GRACE_SECONDS = 60  # a worker that is told to end leaves the main process this
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What a batch holds: rows (B,) of the table, and keys (B,), the indices under which their randomness is drawn."""
+    """What a batch holds: rows (B,) of the table, and keys (B,), the indices under which their randomness is drawn.
+
+    drawn: {name: (B,)}, what the sampler drew for each sample besides its row.
+    """
 
     epoch: int
     number: int
     rows: Int64
     keys: Int64
+    drawn: Mapping[str, Int64] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class _Maker(Dataset[Any]):
         batch: Batch = {name: _tensors(value) for name, value in self.get(plan.rows).items()}
         for name, column in self.columns.items():
             batch[name] = torch.from_numpy(column[plan.rows])
+        for name, column in plan.drawn.items():
+            batch[name] = torch.from_numpy(column)
         batch["row"] = torch.from_numpy(np.array(plan.rows, dtype=np.int64))
         if self.finish is None:
             return batch

@@ -9,6 +9,7 @@ Does not do: read data, or decide how many processes share a batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,18 @@ Int64 = npt.NDArray[np.int64]
 
 OCCURRENCE = 2**40  # added to a row's key for each time it was drawn before in the same epoch
 _STARTS, _FIRST_ORDER = -1, -10  # indices of random streams that belong to no sample; samples have indices >= 0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The order of an epoch, with what was drawn for each sample besides its row.
+
+    positions (N,) into the training table; columns {name: (N,)}: they come into the batch under their name, such as
+    the class that a crop of this sample is to show.
+    """
+
+    positions: Int64
+    columns: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
 
 def shuffled(count: int, seed: int, epoch: int) -> Int64:

@@ -39,6 +39,12 @@ class Headroom:
             available = SHARE * host_memory.available_bytes() / processes
             self.bytes = int(host_memory.resident_bytes() + available)
 
+    @property
+    def left(self) -> int:
+        """Bytes that may still be taken."""
+        taken = torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else host_memory.resident_bytes()
+        return max(self.bytes - taken, 0)
+
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Raises TooMuchMemoryError if the block, on its way, took more than there is room for."""

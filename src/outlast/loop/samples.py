@@ -6,8 +6,8 @@ The batches of an epoch are a function of (seed, epoch): any of them can be aske
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from outlast.config.identity import digest
 from outlast.config.schema import TaskConfig
 from outlast.data.cache import Cache, build
 from outlast.data.loader import BatchPlan, Loader
-from outlast.data.sampler import batches_in, equal_batches, occurrence_keys
+from outlast.data.sampler import Drawn, batches_in, equal_batches, occurrence_keys
 from outlast.data.table import Examples
 from outlast.errors import DataError
 from outlast.loop.accel import Compute
@@ -29,10 +29,14 @@ from outlast.task import Learner
 
 @dataclass(frozen=True)
 class Epoch:
-    """The order of one epoch, cut into equal batches; `keys` are the indices that randomness hangs on."""
+    """The order of one epoch, cut into equal batches; `keys` are the indices that randomness hangs on.
+
+    drawn: {name: batches} of what the sampler drew for each sample besides its row.
+    """
 
     rows: list[np.ndarray]
     keys: list[np.ndarray]
+    drawn: Mapping[str, list[np.ndarray]] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -46,8 +50,10 @@ class Epoch:
             share = _share(len(self.rows[step]), rank, processes)
             rows = equal_batches(self.rows[step][share], micro_batch)
             keys = equal_batches(self.keys[step][share], micro_batch)
-            for micro_rows, micro_keys in zip(rows, keys, strict=True):
-                yield BatchPlan(epoch, number, micro_rows, micro_keys)
+            drawn = {name: equal_batches(parts[step][share], micro_batch) for name, parts in self.drawn.items()}
+            for place, (micro_rows, micro_keys) in enumerate(zip(rows, keys, strict=True)):
+                mine = {name: parts[place] for name, parts in drawn.items()}
+                yield BatchPlan(epoch, number, micro_rows, micro_keys, mine)
                 number += 1
 
     def micro_batches(self, step: int, micro_batch: int, rank: int, processes: int) -> int:
@@ -59,8 +65,22 @@ class Epoch:
 def epoch_order(learner: Learner, config: TaskConfig, table: pd.DataFrame, fit: np.ndarray, epoch: int) -> Epoch:
     """The epoch's batches: positions into the whole table."""
     seed, batch_size = config.train.seed, config.train.batch_size
-    rows = fit[learner.sampler(config, table.iloc[fit], seed, epoch)]
-    return Epoch(equal_batches(rows, batch_size), equal_batches(occurrence_keys(rows), batch_size))
+    order = learner.sampler(config, table.iloc[fit], seed, epoch)
+    drawn = order if isinstance(order, Drawn) else Drawn(order)
+    rows = fit[drawn.positions]
+    return Epoch(
+        equal_batches(rows, batch_size),
+        equal_batches(occurrence_keys(rows), batch_size),
+        {name: equal_batches(column, batch_size) for name, column in drawn.columns.items()},
+    )
+
+
+def first_samples(order: Epoch, count: int) -> BatchPlan:
+    """The first `count` samples of an epoch in one batch; they begin again where it has fewer."""
+    columns = {name: np.concatenate(parts) for name, parts in order.drawn.items()}
+    rows, keys = np.concatenate(order.rows), np.concatenate(order.keys)
+    drawn = {name: np.resize(column, count) for name, column in columns.items()}
+    return BatchPlan(0, 0, np.resize(rows, count), np.resize(keys, count), drawn)
 
 
 def evaluation_plans(rows: np.ndarray, batch_size: int, rank: int, processes: int) -> list[BatchPlan]:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from outlast.base.clock import Deadline, Durations
+from outlast.base.files import write_json
 from outlast.base.log import warn
 from outlast.config.identity import digest
 from outlast.config.schema import TaskConfig
@@ -29,13 +30,15 @@ from outlast.loop.accel import Compute, unwrapped
 from outlast.loop.headroom import Headroom
 from outlast.loop.memory import Fit, can_checkpoint, find_fit, turn_on_checkpointing
 from outlast.loop.optim import Plateau, build_average, build_optimizer
-from outlast.loop.samples import epoch_order, evaluation_plans
+from outlast.loop.samples import epoch_order, first_samples
 from outlast.loop.step import Stepper
 from outlast.save import rng
 from outlast.save.format import read_weights
 from outlast.save.resume import Resume, Start
 from outlast.state import RunState
-from outlast.task import Inputs, Learner, Train, select
+from outlast.task import Inputs, Learner, Train, Trained, select
+
+BEGUN = "begun.json"  # in a training stage's folder: what a learner's `begin` brought over
 
 
 @dataclass
@@ -45,7 +48,7 @@ class Job:
     stop(): why the run should stop now (a signal), or None. record: provenance that every checkpoint carries.
     saved(facts): told by the writer's thread, at every save, how far this session has come. warned(sentence): told
     what belongs into the record. afterwards: the kinds of work that follow a stop, for which time is set aside.
-    words(): what else the progress line tells.
+    words(): what else the progress line tells. trained(): the best weights of the training stages it needs.
     """
 
     stage: Train
@@ -64,6 +67,7 @@ class Job:
     warned: Callable[[str], None] = warn
     afterwards: tuple[str, ...] = ("report",)
     words: Callable[[], str] = lambda: ""
+    trained: Callable[[], Mapping[str, Trained]] = dict
 
     @property
     def learner(self) -> Learner:
@@ -216,8 +220,9 @@ def start(setup: Setup, job: Job, choice: Start) -> RunState:
     model = unwrapped(setup.model)
     if choice.weights is not None:
         load_weights(model, read_weights(choice.weights), choice.weights)
-        if setup.average is not None:
-            setup.average.module.load_state_dict(model.state_dict())
+        _average_begins(setup)
+    elif choice.state is None and job.learner.begin is not None:
+        _begin(job.learner.begin, setup, job)
     if choice.state is None:
         return RunState(
             model={},
@@ -253,6 +258,20 @@ def start(setup: Setup, job: Job, choice: Start) -> RunState:
     if state.batch_size != job.config.train.batch_size:
         _recut(setup, job, state)
     return state
+
+
+def _begin(begin: Callable[..., Mapping[str, Any]], setup: Setup, job: Job) -> None:
+    """Bring over what the learner takes from the stages it needs; BEGUN says what that was."""
+    inputs = Inputs(job.examples.facts, job.needs)
+    account = begin(job.config, unwrapped(setup.model), inputs, job.trained())
+    _average_begins(setup)
+    if job.compute.main:
+        write_json(job.folder / BEGUN, account)
+
+
+def _average_begins(setup: Setup) -> None:
+    if setup.average is not None:
+        setup.average.module.load_state_dict(unwrapped(setup.model).state_dict())
 
 
 def _recut(setup: Setup, job: Job, state: RunState) -> None:
@@ -317,9 +336,9 @@ def snapshot(setup: Setup, job: Job, state: RunState, sums: Mapping[str, float])
 
 
 def _trial_batch(job: Job, fit: np.ndarray, count: int) -> dict[str, Any]:
-    """`count` training samples as they are, without augmentation."""
-    plans = evaluation_plans(np.resize(fit, count), count, 0, 1)
-    return dict(next(iter(job.loader.batches(plans, augmented=False))))
+    """The first `count` training samples, as training gets them: a crop takes less memory than what it is cut from."""
+    order = epoch_order(job.learner, job.config, job.examples.table, fit, 0)
+    return dict(next(iter(job.loader.batches([first_samples(order, count)]))))
 
 
 def _model(job: Job, rung: str) -> nn.Module:

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from torch import nn
 
 from outlast import task as tasks
 from outlast.config.load import read_config
 from outlast.data.table import Examples
 from outlast.env import host
-from outlast.errors import RunError
+from outlast.errors import RunError, TaskError, UsageError
 from outlast.loop.accel import set_up
 from outlast.loop.evaluate import collect, evaluate
-from outlast.loop.memory import Fit, Portion
+from outlast.loop.headroom import Headroom
 from outlast.loop.samples import open_loader
-from outlast.loop.setup import load_weights
+from outlast.plan.members import Opened, open_members, stages_named
 from outlast.plan.record import NAME, load
-from outlast.save.store import best_weights
-from outlast.task import Inputs, Learner, Train
+from outlast.task import Scenes, Train
 
 
 class Delivered:
-    """A run opened for use."""
+    """A run opened for use; `stage`: one training stage instead of what the task delivers."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, stage: str | None = None) -> None:
         self.run, self.record = run, load(run)
         self.task = tasks.find(self.record["task"])
-        self.config: Any = read_config(self.task.config, run / "config.yaml")
-        self.delivery = self.task.deliver(self.config)
-        trains = [stage for stage in self.task.stages(self.config) if isinstance(stage, Train)]
-        self.stage = next(stage for stage in trains if stage.name == self.delivery.model)
-        self.learner: Learner = self.stage.learner
-        self.config = self.stage.config
+        config: Any = read_config(self.task.config, run / "config.yaml")
+        self.delivery = self.task.deliver(config)
+        trains = {each.name: each for each in self.task.stages(config) if isinstance(each, Train)}
+        if stage is not None:
+            if stage not in trains:
+                raise UsageError(
+                    f"there is no training stage {stage!r}", hint=f"the training stages are: {', '.join(trains)}"
+                )
+            self.delivery = replace(self.delivery, models=(stage,))
+        self.stages = stages_named(self.delivery.models, trains, f"the delivery of {self.task.name!r}")
+        self.learner, self.config = self.stages[0].learner, self.stages[0].config
         try:
             self.facts = self.record["facts"][self.learner.name]
         except (KeyError, TypeError) as error:
@@ -42,33 +50,76 @@ class Delivered:
                 f"{run / NAME} does not say what the model was trained on (no facts of {self.learner.name!r})",
                 hint="restore it from a copy of the run",
             ) from error
-        self.weights, self.saved = best_weights(run / self.delivery.model)
-        self.rung = str(self.saved.manifest["fit"]["rung"])
-        self.wanted = self.learner.rungs(self.config)[0]
-        self.portion = Portion(Fit.read(self.saved.manifest["fit"]).evaluated)
         self.machine = host.detect()
         host.make_scratch(self.machine)
         self.compute = set_up(self.config.train.threads, self.machine.cores)
 
-    def model(self) -> nn.Module:
-        """The trained module with its best weights, on the device, in evaluation mode."""
-        needs = {name: self.run / name for name in self.stage.needs}
-        model = self.learner.model(self.config, Inputs(self.facts, needs), self.rung)
-        load_weights(model, self.weights, self.saved.folder)
-        return model.to(self.compute.device).eval()
+    @cached_property
+    def opened(self) -> Opened:
+        """The models with their best weights, on the device, in evaluation mode."""
+        name = f"the delivery of {self.task.name!r}"
+        return open_members(self.run, self.stages, self.facts, self.compute.device, self.delivery.together, name)
+
+    @property
+    def rung(self) -> str:
+        """The rung of the models; several of different ones are told together."""
+        return "+".join(dict.fromkeys(str(saved.manifest["fit"]["rung"]) for saved in self.opened.saved))
+
+    def module(self) -> nn.Module:
+        """The module that users of the bare weights get. Raises TaskError if several models can't be one."""
+        members = self.opened.members
+        if self.delivery.module is not None:
+            return self.delivery.module(members)
+        if len(members) > 1:
+            raise TaskError(
+                f"the delivery of {self.task.name!r} has {len(members)} models, and the task does not make them one",
+                hint=f"export one of them with --stage: {', '.join(stage.name for stage in self.stages)}",
+            )
+        return self.learner.deploy(members[0].config, members[0].module)
 
     def evaluate(self, examples: Examples) -> dict[str, Any]:
         """The learner's metrics over all examples."""
-        config, compute, cores = self.config, self.compute, self.machine.cores
+        opened, compute, cores = self.opened, self.compute, self.machine.cores
         rows = np.arange(len(examples.table))
-        with open_loader(self.learner, config, examples, self.machine.scratch, compute, cores) as loader:
-            metrics = evaluate(self.learner, config, self.model(), loader, rows, self.facts, compute, self.portion)
+        with open_loader(opened.learner, self.config, examples, self.machine.scratch, compute, cores) as loader:
+            metrics = evaluate(
+                opened.learner, self.config, opened.model, loader, rows, self.facts, compute, opened.portion
+            )
         assert metrics is not None  # nothing asks it to stop
         return metrics
 
     def outputs(self, examples: Examples) -> dict[str, np.ndarray]:
-        """The learner's outputs for all examples, first axis = examples."""
-        config, compute, cores = self.config, self.compute, self.machine.cores
+        """The outputs that are delivered, for all examples, first axis = examples."""
+        opened, compute, cores = self.opened, self.compute, self.machine.cores
         rows, names = np.arange(len(examples.table)), self.delivery.outputs
-        with open_loader(self.learner, config, examples, self.machine.scratch, compute, cores) as loader:
-            return collect(self.learner, config, self.model(), loader, rows, names, compute, self.portion)
+        with open_loader(opened.learner, self.config, examples, self.machine.scratch, compute, cores) as loader:
+            return collect(opened.learner, self.config, opened.model, loader, rows, names, compute, opened.portion)
+
+    def scenes(self, files: Sequence[Path], out: Path) -> pd.DataFrame:
+        """Predict files larger than a sample into the folder `out`; only for tasks that do (`delivery.scenes`)."""
+        assert self.delivery.scenes is not None
+        members, device = self.opened.members, self.compute.device
+        room = Headroom(device, self.config.train.memory_budget_gigabytes)
+        return self.delivery.scenes(
+            Scenes(
+                config=self.config, facts=self.facts, members=members, files=files, out=out, device=device,
+                budget_bytes=room.left, provenance=self.provenance(),
+            )
+        )  # fmt: skip
+
+    def provenance(self) -> dict[str, Any]:
+        """What everything that is made with these models should carry."""
+        record, saved = self.record, self.opened.saved[0]
+        rungs = {stage.name: each.manifest["fit"] for stage, each in zip(self.stages, self.opened.saved, strict=True)}
+        wanted = self.learner.rungs(self.config)[0]
+        return {
+            "task": record["task"],
+            "synthetic": record["synthetic"],
+            "rung": {**saved.manifest["fit"], "wanted": wanted},
+            "score": saved.manifest.get("score"),
+            "step": saved.step,
+            "stages": rungs if len(rungs) > 1 else {},
+            "config_hash": record["config_hash"],
+            "data": {name: item["fingerprint"] for name, item in record["data"].items()},
+            "versions": record["versions"],
+        }

@@ -7,7 +7,7 @@ for trainings only: other stages depend on it through what the trainings made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,12 @@ def stage_identity(stage: Stage, config: Any, fingerprint: str, run: Path) -> st
     if isinstance(stage, Train):
         described |= {"learner": stage.learner.name, "fit": _rows(stage.fit), "validate": _rows(stage.validate)}
     elif isinstance(stage, Predict):
-        described |= {"rows": _rows(stage.rows), "outputs": list(stage.outputs)}
+        described |= {"rows": _rows(stage.rows), "outputs": list(stage.outputs), "models": list(stage.models)}
+        if stage.together is not None:
+            described["together"] = _function(stage.together)
     else:
         described |= {
-            "function": f"{stage.function.__module__}.{stage.function.__qualname__}",
+            "function": _function(stage.function),
             "makes": list(stage.makes),
         }
     return digest({**described, "inputs": inputs})
@@ -115,6 +117,10 @@ def finish(
 def result(folder: Path) -> dict[str, Any] | None:
     """What a finished stage recorded, or None."""
     return dict(_record(folder)["result"]) if (folder / RECORD).is_file() else None
+
+
+def _function(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 def _rows(rows: Rows) -> list[Any]:

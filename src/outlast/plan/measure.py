@@ -62,7 +62,7 @@ def measure_plan(task: Task, config: TaskConfig, data: Any, *, synthetic: bool) 
     began = time.perf_counter()
     examples = sources.examples_of(stages, roots, None)
     listed = time.perf_counter() - began
-    sources.check_samples(stages, examples, machine)
+    sources.check_samples(stages, examples, machine, None)
     with tempfile.TemporaryDirectory(dir=machine.scratch) as folder:
         here = _Here(machine, compute, examples, Path(folder))
         ready = _ready_seconds(stages, here)
@@ -85,7 +85,7 @@ def measure_plan(task: Task, config: TaskConfig, data: Any, *, synthetic: bool) 
 def _ready_seconds(stages: Sequence[Stage], here: _Here) -> float:
     """What a session does with data and models before its first stage; with decoding where the disk is wiped."""
     began = time.perf_counter()
-    sources.check_samples(stages, here.examples, here.machine)
+    sources.check_samples(stages, here.examples, here.machine, None)
     runner.check_models(stages, here.examples, here.scratch, begun=False, start_from={})
     seconds = time.perf_counter() - began
     if here.machine.kind in ("kaggle", "colab"):
@@ -123,7 +123,7 @@ def _all_times(stages: Sequence[Stage], here: _Here) -> dict[str, StageTimes]:
         if isinstance(stage, Train):
             found[stage.name] = _training(stage, known, blocked, here)
         elif isinstance(stage, Predict):
-            found[stage.name] = _prediction(stage, trains[stage.model], found[stage.model], here)
+            found[stage.name] = _prediction(stage, trains[stage.models[0]], found, here)
         else:
             guessed = "what a call takes is not known before it ran"
             found[stage.name] = StageTimes("call", {"call": GUESSED_CALL_SECONDS}, guessed=guessed)
@@ -167,10 +167,11 @@ def _training(
     return StageTimes("train", seconds, longest, steps, guessed, None if name == stage.name else name)
 
 
-def _prediction(stage: Predict, source: Train, times: StageTimes, here: _Here) -> StageTimes:
-    """A prediction's times, from the evaluation of the training whose model it uses."""
+def _prediction(stage: Predict, source: Train, known: Mapping[str, StageTimes], here: _Here) -> StageTimes:
+    """A prediction's times, from the evaluations of the trainings whose models it uses."""
     rows = len(select(here.examples[source.learner.name].table, stage.rows))
     shards = -(-rows // SHARD_ROWS)
-    shard = times.seconds["row"] * rows / max(shards, 1)
-    seconds = {"begin": times.seconds["build"], "shard": shard}
-    return StageTimes("predict", seconds, {"shard": shard}, shards, times.guessed, source.name)
+    used = [known[name] for name in stage.models]
+    shard = sum(times.seconds["row"] for times in used) * rows / max(shards, 1)
+    seconds = {"begin": sum(times.seconds["build"] for times in used), "shard": shard}
+    return StageTimes("predict", seconds, {"shard": shard}, shards, used[0].guessed, source.name)

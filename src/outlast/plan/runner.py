@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,16 @@ from outlast.data.table import Examples
 from outlast.errors import CheckpointError, RunError, TaskError, TrainingError
 from outlast.loop.accel import Compute
 from outlast.loop.evaluate import predict
-from outlast.loop.memory import Fit, Portion
 from outlast.loop.samples import open_loader
 from outlast.loop.setup import Job, load_weights, model_hash
 from outlast.loop.train import train
 from outlast.plan import extension, ledger
+from outlast.plan.members import open_members, stages_named
 from outlast.save import store
 from outlast.save.format import read_weights
 from outlast.save.resume import choose
 from outlast.save.space import Sizes, sizes
-from outlast.task import Call, Inputs, Learner, Predict, Stage, Train, Work, needed, select, topological
+from outlast.task import Call, Inputs, Learner, Predict, Stage, Train, Trained, Work, needed, select, topological
 
 # What a stage does, once begun, before it asks again whether there is time.
 _AT_ONCE = {Train: ("begin", "step", "save"), Predict: ("shard",), Call: ("call",)}
@@ -45,6 +46,7 @@ class Surroundings:
     """
 
     run: Path
+    plan: Sequence[Stage]
     examples: Mapping[str, Examples]  # by learner
     compute: Compute
     scratch: Path
@@ -65,9 +67,9 @@ class Surroundings:
     progressed: bool = False  # whether this session has done anything that the next one need not do again
 
 
-def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) -> str | None:
+def run(around: Surroundings, only: str | None = None) -> str | None:
     """Do what is left of the plan (or of the one stage `only`). Returns why it stopped, or None when all is done."""
-    ordered = topological(stages)
+    ordered = topological(around.plan)
     trains = {stage.name: stage for stage in ordered if isinstance(stage, Train)}
     for stage in ordered:
         if only is not None and stage.name != only:
@@ -95,7 +97,8 @@ def run(stages: Sequence[Stage], around: Surroundings, only: str | None = None) 
         if isinstance(stage, Train):
             reason = _train(stage, folder, identity, around, began)
         elif isinstance(stage, Predict):
-            reason = _predict(stage, trains[stage.model], folder, identity, around, began)
+            sources = stages_named(stage.models, trains, f"the stage {stage.name!r}")
+            reason = _predict(stage, sources, folder, identity, around, began)
         else:
             reason = None
             since = around.deadline.now()
@@ -178,6 +181,7 @@ def _train(stage: Train, folder: Path, identity: str, around: Surroundings, bega
             warned=around.warned,
             afterwards=around.afterwards,
             words=around.words,
+            trained=partial(_trained, stage, around),
         )
         outcome = train(job)
     around.progressed |= outcome.advanced or outcome.stopped is None
@@ -190,10 +194,20 @@ def _train(stage: Train, folder: Path, identity: str, around: Surroundings, bega
     return outcome.stopped
 
 
+def _trained(stage: Train, around: Surroundings) -> dict[str, Trained]:
+    """The best weights of the training stages that a stage needs."""
+    trains = {each.name: each for each in around.plan if isinstance(each, Train)}
+    return {
+        name: Trained(store.best_weights(around.run / name)[0], around.examples[trains[name].learner.name].facts)
+        for name in stage.needs
+        if name in trains
+    }
+
+
 def _predict(
-    stage: Predict, source: Train, folder: Path, identity: str, around: Surroundings, began: float
+    stage: Predict, sources: Sequence[Train], folder: Path, identity: str, around: Surroundings, began: float
 ) -> str | None:
-    learner, config = source.learner, source.config
+    learner, config = sources[0].learner, sources[0].config
     examples = around.examples[learner.name]
     rows = select(examples.table, stage.rows)
     if len(rows) == 0:
@@ -201,15 +215,11 @@ def _predict(
             f"{stage.name}: there are no rows with {stage.rows.column} in {list(stage.rows.values)}; nothing to predict"
         )
     else:
-        weights, saved = store.best_weights(around.run / source.name)
-        fit = Fit.read(saved.manifest["fit"])
-        needs = {name: around.run / name for name in source.needs}
-        model = learner.model(config, Inputs(examples.facts, needs), fit.rung)
-        load_weights(model, weights, saved.folder)
+        opened = open_members(around.run, sources, examples.facts, around.compute.device, stage.together, stage.name)
         with open_loader(learner, config, examples, around.scratch, around.compute, around.cores) as loader:
             reason = predict(
-                learner, config, model.to(around.compute.device), loader, rows, examples.table["id"].tolist(),
-                stage.outputs, folder, around.compute, Portion(fit.evaluated), around.durations,
+                opened.learner, config, opened.model, loader, rows, examples.table["id"].tolist(),
+                stage.outputs, folder, around.compute, opened.portion, around.durations,
                 around.deadline.now, lambda: _reason_to_stop(around, "shard"),
             )  # fmt: skip
         around.progressed = True  # at least one shard is done before it asks whether to stop
@@ -297,11 +307,9 @@ def _reason_to_stop(around: Surroundings, *before: str) -> str | None:
 
 def _learner(stage: Stage, trains: Mapping[str, Train]) -> Learner | None:
     if isinstance(stage, Predict):
-        if stage.model not in trains:
-            raise TaskError(f"the stage {stage.name!r} predicts with {stage.model!r}, which is no training stage")
-        return trains[stage.model].learner
+        return stages_named(stage.models, trains, f"the stage {stage.name!r}")[0].learner
     return stage.learner
 
 
 def _config(stage: Stage, trains: Mapping[str, Train]) -> Any:
-    return trains[stage.model].config if isinstance(stage, Predict) else stage.config
+    return trains[stage.models[0]].config if isinstance(stage, Predict) else stage.config

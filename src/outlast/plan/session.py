@@ -155,7 +155,7 @@ def run_session(asked: Request) -> dict[str, Any]:
             sources.roots(task, asked.data, preset, machine, compute, synthetic=asked.synthetic),
             run if exists else None,
         )
-        sources.check_samples(plan, examples, machine)
+        sources.check_samples(plan, examples, machine, run if exists else None)
         earlier = (
             [list(task.stages(each)) for each in record.earlier(run, config, changed)] if changed is not None else []
         )
@@ -216,7 +216,7 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
             copy.offer()
 
         around = runner.Surroundings(
-            run=run, examples=session.examples, compute=compute, scratch=session.machine.scratch,
+            run=run, plan=session.plan, examples=session.examples, compute=compute, scratch=session.machine.scratch,
             cores=session.machine.cores, record={**provenance, "config_hash": kept.values["config_hash"]},
             synthetic=session.synthetic, deadline=session.deadline, durations=durations,
             stop=lambda: request.reason, start_from=_beginnings(session.plan, asked), earlier=session.earlier,
@@ -225,7 +225,7 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
             entered=kept.enter,
         )  # fmt: skip
         try:
-            stopped = runner.run(session.plan, around, asked.stage)
+            stopped = runner.run(around, asked.stage)
         except BaseException as error:
             reason = error.message if isinstance(error, OutlastError) else f"{type(error).__name__}: {error}"
             kept.end_session("failed", reason, session.command)

@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from outlast.base.files import write_folder
 from outlast.base.log import say
 from outlast.data.split import obey
@@ -21,7 +23,7 @@ from outlast.env.host import Host
 from outlast.errors import DataError, DataNotFoundError, UsageError
 from outlast.loop.accel import Compute
 from outlast.loop.samples import open_cache
-from outlast.plan import record
+from outlast.plan import ledger, record
 from outlast.task import DATA, Predict, Stage, Task, Train
 
 DECIDED = ("split", "fold")  # the columns of the examples that a run decides once and keeps
@@ -86,8 +88,12 @@ def examples_of(plan: Sequence[Stage], roots: Mapping[str, Path], run: Path | No
         assert stage.learner is not None
         try:
             found[name] = stage.learner.examples(stage.config, roots)
+        except DataNotFoundError:
+            if run is None or not _all_done(plan, name, run):
+                raise
+            found[name] = _remembered(name, learners, run)
         except DataError as error:
-            if run is not None and not isinstance(error, DataNotFoundError):
+            if run is not None:
                 error.hint = f"bring back the data that {run} was begun with; or, for a new run, {error.hint}"
             raise
     if run is not None:
@@ -100,11 +106,35 @@ def examples_of(plan: Sequence[Stage], roots: Mapping[str, Path], run: Path | No
     return found
 
 
-def check_samples(plan: Sequence[Stage], examples: Mapping[str, Examples], machine: Host) -> None:
-    """Decode every sample once before the run folder is touched: what is damaged shows here."""
+def _all_done(plan: Sequence[Stage], learner: str, run: Path) -> bool:
+    """Whether every stage that uses this learner's data is done."""
+    own = [
+        stage for stage in plan if not isinstance(stage, Predict) and stage.learner and stage.learner.name == learner
+    ]
+    trained = {stage.name for stage in own}
+    uses = [*own, *(stage for stage in plan if isinstance(stage, Predict) and trained & set(stage.models))]
+    return all((run / stage.name / ledger.RECORD).is_file() for stage in uses)
+
+
+def _remembered(name: str, learners: Mapping[str, Any], run: Path) -> Examples:
+    """The examples of a learner whose stages are all done, as the run knows them: its data need not be here again."""
+    known = record.load(run)
+    about, facts = known["data"][name], known["facts"][name]
+    table = pd.read_csv(run / split_name(name, learners), dtype=str, keep_default_na=False)
+    say(f"{name}: its stages are done; its data ({about['path']}) is not here and not needed")
+    return Examples(table, Path(about["path"]), facts, tuple(about["batch_columns"]), tuple(about["notes"]))
+
+
+def check_samples(plan: Sequence[Stage], examples: Mapping[str, Examples], machine: Host, run: Path | None) -> None:
+    """Decode every sample once before the run folder is touched: what is damaged shows here.
+
+    Not those of a learner whose stages are all done (run: the one that goes on).
+    """
     decoded = set()
     for stage in plan:
         if isinstance(stage, Train) and stage.learner.name not in decoded:
+            if run is not None and _all_done(plan, stage.learner.name, run):
+                continue
             open_cache(
                 stage.learner, stage.config, examples[stage.learner.name], machine.scratch, machine.cores
             ).close()
@@ -124,5 +154,6 @@ def about_data(examples: Examples, made_up: bool) -> dict[str, Any]:
         "synthetic": made_up,
         "examples": len(table),
         "splits": {str(name): int(count) for name, count in counts.items()},
+        "batch_columns": list(examples.batch_columns),
         "notes": list(examples.notes),
     }

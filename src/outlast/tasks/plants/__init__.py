@@ -24,7 +24,7 @@ def stages(config: PlantsConfig) -> Sequence[Stage]:
     """train -> test -> scores."""
     return (
         Train("train", plants.LEARNER, config),
-        Predict("test", model="train", rows=Rows("split", ("test",)), outputs=("logits",)),
+        Predict("test", models=("train",), rows=Rows("split", ("test",)), outputs=("logits",)),
         Call(
             "scores",
             score,
@@ -39,7 +39,7 @@ def stages(config: PlantsConfig) -> Sequence[Stage]:
 def deliver(config: PlantsConfig) -> Delivery:
     """The classifier."""
     return Delivery(
-        model="train",
+        models=("train",),
         outputs=("probabilities",),
         labelled=plants.labelled,
         unlabelled=plants.unlabelled,
