@@ -8,6 +8,7 @@ from outlast.data.sampler import (
     batches_in,
     equal_batches,
     occurrence_keys,
+    pixel_balanced,
     shuffled,
 )
 from outlast.errors import DataError
@@ -62,3 +63,23 @@ def test_occurrence_keys_tell_repeated_rows_apart():
     rows = np.array([5, 3, 5, 5, 3, 9])
     assert occurrence_keys(rows).tolist() == [5, 3, 5 + OCCURRENCE, 5 + 2 * OCCURRENCE, 3 + OCCURRENCE, 9]
     assert occurrence_keys(np.array([], np.int64)).tolist() == []
+
+
+def test_a_pixel_balanced_epoch_draws_each_class_from_rows_that_hold_it_in_the_shares_asked_for():
+    pixels = np.array([[100, 0, 0, 0], [50, 50, 0, 0], [0, 10, 90, 0], [99, 0, 1, 0]])
+    shares = {0: 0.1, 1: 0.35, 2: 0.4, 3: 0.15}  # class 3 exists nowhere: left out, the others scaled
+    drawn = pixel_balanced(pixels, shares, 5, 2, count=850)
+    wanted = drawn.columns["class_wanted"]
+    assert np.bincount(wanted, minlength=4).tolist() == [100, 350, 400, 0]
+    assert (pixels[drawn.positions, wanted] > 0).all()
+    rows_for_debris = np.bincount(drawn.positions[wanted == 2], minlength=4)
+    assert rows_for_debris.tolist() == [0, 0, 200, 200], "a row with one pixel of a class is as likely as a full one"
+    again, other = pixel_balanced(pixels, shares, 5, 2, count=850), pixel_balanced(pixels, shares, 5, 3, count=850)
+    assert np.array_equal(again.positions, drawn.positions) and not np.array_equal(other.positions, drawn.positions)
+    first = np.bincount(wanted[:85], minlength=3)
+    assert np.abs(first[:3] - [10, 35, 40]).max() <= 1, "every batch holds the shares, too"
+
+
+def test_a_pixel_balanced_sampler_without_any_wanted_class_says_so():
+    with pytest.raises(DataError, match="no row holds a pixel"):
+        pixel_balanced([[5, 0]], {1: 1.0}, 0, 0, count=4)

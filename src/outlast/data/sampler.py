@@ -61,15 +61,47 @@ def balanced(
         )
     total = len(values) if count is None else count
     amounts = _whole_numbers([share / sum(wanted.values()) for share in wanted.values()], total)
-    starts = uniforms(seed, epoch, [_STARTS], len(wanted))[0]
-    order, places = [], []
-    for number, (label, amount) in enumerate(zip(wanted, amounts, strict=True)):
-        rows = np.flatnonzero(values == label)
+    holders = [np.flatnonzero(values == label) for label in wanted]
+    return _spread(holders, amounts, seed, epoch)[0]
+
+
+WANTED = "class_wanted"  # the batch column that says which class a sample was drawn for
+
+
+def pixel_balanced(pixels: npt.ArrayLike, shares: Mapping[int, float], seed: int, epoch: int, *, count: int) -> Drawn:
+    """`count` samples, each drawn for a class and from a row that holds it: positions, and "class_wanted" (count,).
+
+    pixels (N, K): how many pixels of each class a row has. shares {class: share}, scaled to sum 1 over the classes that
+    exist; a crop around a pixel of the wanted class then brings the mix of pixels near them. Every row that holds a
+    class is as likely for it as any other, in whole rounds. Raises DataError if no class of `shares` exists.
+    """
+    holds = np.asarray(pixels) > 0
+    wanted = {label: share for label, share in shares.items() if share > 0 and holds[:, label].any()}
+    if not wanted:
+        raise DataError(
+            f"a pixel-balanced sampler was asked for shares {dict(shares)}, and no row holds a pixel of these classes",
+            hint="give positive shares to classes that exist",
+        )
+    amounts = _whole_numbers([share / sum(wanted.values()) for share in wanted.values()], count)
+    positions, groups = _spread([np.flatnonzero(holds[:, label]) for label in wanted], amounts, seed, epoch)
+    return Drawn(positions, {WANTED: np.asarray(list(wanted), np.int64)[groups]})
+
+
+def _spread(holders: list[Int64], amounts: list[int], seed: int, epoch: int) -> tuple[Int64, Int64]:
+    """`amounts[k]` rows of each group, the groups evenly mixed: positions, and the number of the group of each.
+
+    A group is gone through in whole rounds, each in a new order.
+    """
+    starts = uniforms(seed, epoch, [_STARTS], len(holders))[0]
+    order, groups, places = [], [], []
+    for number, (rows, amount) in enumerate(zip(holders, amounts, strict=True)):
         rounds = -(-amount // len(rows))
         chosen = [rows[np.argsort(_stream(seed, epoch, (number, r), len(rows)), kind="stable")] for r in range(rounds)]
         order.append(np.concatenate([*chosen, rows[:0]])[:amount])
+        groups.append(np.full(amount, number, np.int64))
         places.append((np.arange(amount) + starts[number]) / max(amount, 1))
-    return np.concatenate(order)[np.argsort(np.concatenate(places), kind="stable")].astype(np.int64)
+    mixed = np.argsort(np.concatenate(places), kind="stable")
+    return np.concatenate(order)[mixed].astype(np.int64), np.concatenate(groups)[mixed]
 
 
 def occurrence_keys(rows: npt.ArrayLike) -> Int64:
