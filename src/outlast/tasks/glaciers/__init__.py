@@ -1,0 +1,94 @@
+"""Glacier mapping: bands of satellite tiles in, maps of ice, debris-covered ice and lakes out.
+
+The plan: pretrain on HKH patches (if asked for), finetune each member of the ensemble on each fold, predict what each
+fold was not trained on, score it. What is delivered is the average of all members and folds, over turned views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from outlast.task import Call, Delivery, Figure, Predict, Rows, Stage, Task, Train
+from outlast.tasks.glaciers import learner as glaciers
+from outlast.tasks.glaciers import use
+from outlast.tasks.glaciers.config import PRESETS, GlaciersConfig, StageConfig
+from outlast.tasks.glaciers.learner import FINETUNE, PRETRAIN
+from outlast.tasks.glaciers.scores import score
+from outlast.tasks.glaciers.synthetic import write
+
+about = "ice, debris and lakes from satellite bands: tiles in, maps out (boundary-aware U-Nets, GlaViTU hybrid, folds)"
+
+
+def stages(config: GlaciersConfig) -> Sequence[Stage]:
+    """pretrain -> finetune (members x folds) -> judge (each fold by the models that did not see it) -> scores."""
+    plan: list[Stage] = []
+    if config.pretrain.enabled:
+        changed = {"train": config.pretrain.train, "loss": config.pretrain.loss}
+        plan.append(Train(PRETRAIN, glaciers.PRETRAINER, _stage(config, None, **changed)))
+    folds = range(config.data.folds) if config.data.folds > 1 else (None,)
+    judged = []
+    for fold in folds:
+        names = []
+        for member, settings in _members(config):
+            name = "-".join([FINETUNE, *([member] if member else []), *([] if fold is None else [f"fold{fold}"])])
+            plan.append(
+                Train(
+                    name,
+                    glaciers.SEGMENTER,
+                    _stage(config, fold, model=settings),
+                    fit=Rows(values=("train",)) if fold is None else _others(fold, config.data.folds),
+                    validate=Rows(values=("val",)) if fold is None else Rows("fold", (fold,)),
+                    needs=(PRETRAIN,) if config.pretrain.enabled else (),
+                )
+            )
+            names.append(name)
+        rows = Rows(values=("val",)) if fold is None else Rows("fold", (fold,))
+        judge = "judge" if fold is None else f"judge-fold{fold}"
+        plan.append(Predict(judge, tuple(names), rows, outputs=("classes",), together=use.together))
+        judged.append(judge)
+    plan.append(
+        Predict("test", _trained(plan), Rows(values=("test",)), outputs=("classes",), together=use.together)
+    )
+    makes = ("metrics.json",)
+    plan.append(
+        Call("scores", score, config, learner=glaciers.SEGMENTER, needs=(*judged, "test"), makes=makes)
+    )
+    return plan
+
+
+def deliver(config: GlaciersConfig) -> Delivery:
+    """Every member of every fold, averaged over turned views."""
+    return Delivery(
+        models=_trained(stages(config)),
+        outputs=("classes",),
+        labelled=glaciers.labelled,
+        unlabelled=use.unlabelled,
+        table=use.table,
+        sidecar=use.sidecar,
+        together=use.together,
+        module=use.module,
+        scenes=use.scenes,
+    )
+
+
+def _members(config: GlaciersConfig) -> Iterator[tuple[str, Any]]:
+    """(name, model) of each member of the ensemble; '' is the only one."""
+    if not config.members:
+        yield "", config.model
+    for name in config.members:
+        hybrid = name == "glavitu"
+        changed = {"architecture": "glavitu"} if hybrid else {"architecture": "unet", "encoder": name}
+        yield name, type(config.model).model_validate({**config.model.model_dump(), **changed})
+
+
+def _stage(config: GlaciersConfig, fold: int | None, **changed: Any) -> StageConfig:
+    return StageConfig.model_validate({**config.model_dump(), **{k: v.model_dump() for k, v in changed.items()}, "fold": fold})
+
+
+def _others(fold: int, folds: int) -> Rows:
+    return Rows("fold", tuple(other for other in range(folds) if other != fold))
+
+
+def _trained(plan: Sequence[Stage]) -> tuple[str, ...]:
+    return tuple(stage.name for stage in plan if isinstance(stage, Train) and stage.name != PRETRAIN)

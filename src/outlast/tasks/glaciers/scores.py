@@ -1,0 +1,104 @@
+"""The tiles that no model was trained on, scored once from stored maps: metrics, pictures, errors near boundaries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from outlast.base.files import write_json
+from outlast.data.pictures import composite, errors_by_distance, write_boundary, write_examples
+from outlast.data.shards import read_shards
+from outlast.data.table import Examples
+from outlast.model.segmentation_metrics import confusion_matrix, segmentation
+from outlast.task import Work
+from outlast.tasks.glaciers import tiles
+from outlast.tasks.glaciers.config import CLASSES
+
+_PICTURES = 6
+
+
+def score(work: Work) -> Mapping[str, Any]:
+    """Write metrics.json (and pictures) of the stages that judge: each tile by the models that did not train on it."""
+    assert work.examples is not None
+    judges = [name for name in work.inputs if name.startswith("judge")]
+    judged = _scored(work.examples, [work.inputs[name] for name in judges])
+    result = {"split": "out of fold" if len(judges) > 1 else "val", **judged.summary()}
+    document = {
+        "split": result["split"], "tiles": judged.tiles, "metrics": judged.metrics, "classes": list(CLASSES),
+        "confusion": judged.confusion.tolist(), "synthetic": work.synthetic,
+    }  # fmt: skip
+    tested = _scored(work.examples, [work.inputs["test"]])
+    if tested.tiles:
+        document["test"] = {"tiles": tested.tiles, "metrics": tested.metrics, "confusion": tested.confusion.tolist()}
+        result |= {f"test_{name}": value for name, value in tested.summary().items()}
+    write_json(work.out / "metrics.json", document)
+    _draw(work, judged)
+    return result
+
+
+class _Scored:
+    """What stored maps are worth; `worst` are ids, the most mistaken tiles first."""
+
+    def __init__(self) -> None:
+        self.confusion = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
+        self.distances = np.zeros((2, 21), np.int64)
+        self.mistakes: dict[str, float] = {}
+        self.maps: dict[str, np.ndarray] = {}
+
+    @property
+    def tiles(self) -> int:
+        return len(self.maps)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return segmentation(self.confusion, CLASSES)
+
+    def summary(self) -> dict[str, float]:
+        """The numbers that a line holds."""
+        metrics = self.metrics
+        return {name: metrics[name] for name in ("mcc", "mean_iou", "macro_f1", "accuracy")} | {"tiles": self.tiles}
+
+
+def _scored(examples: Examples, folders: list[Path]) -> _Scored:
+    found = _Scored()
+    table = examples.table.set_index("id", drop=False)
+    for folder in folders:
+        ids, arrays = read_shards(folder)
+        for number, name in enumerate(ids):
+            predicted = arrays["classes"][number].astype(np.uint8)
+            truth = _truth(examples, table.loc[name])
+            found.confusion += confusion_matrix(
+                torch.from_numpy(predicted.astype(np.int64)), torch.from_numpy(truth.astype(np.int64)), len(CLASSES)
+            )
+            found.distances += errors_by_distance(truth, predicted)
+            labelled = truth != 255
+            found.mistakes[name] = float((predicted != truth)[labelled].mean()) if labelled.any() else 0.0
+            found.maps[name] = predicted
+    return found
+
+
+def _truth(examples: Examples, row: pd.Series[Any]) -> np.ndarray:
+    sample = tiles.read_window(examples.root, {str(name): value for name, value in row.items()})
+    return np.asarray(sample["mask"])
+
+
+def _draw(work: Work, judged: _Scored) -> None:
+    """The tiles with the most mistakes, one of few and one between; and the errors by distance to the boundary."""
+    assert work.examples is not None
+    order = sorted(judged.mistakes, key=lambda name: -judged.mistakes[name])
+    chosen = [order[place] for place in np.unique(np.linspace(0, len(order) - 1, min(_PICTURES, len(order))).round().astype(int))]
+    table = work.examples.table.set_index("id", drop=False)
+    samples = [
+        tiles.read_window(work.examples.root, {str(key): value for key, value in table.loc[name].items()})
+        for name in chosen
+    ]
+    write_examples(
+        work.out / "examples.npz", [composite(sample["bands"]) for sample in samples],
+        [sample["mask"] for sample in samples], [judged.maps[name] for name in chosen], chosen, CLASSES,
+    )  # fmt: skip
+    write_boundary(work.out / "boundary.json", judged.distances, examples="examples.npz")
