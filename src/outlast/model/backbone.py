@@ -105,7 +105,7 @@ def load_weights(model: nn.Module, path: Path | str) -> list[str]:
     ModelError naming the tensors when anything else is missing, unexpected or of another shape.
     """
     path = Path(path)
-    state = _read(path)
+    state = read_weights(path)
     published = getattr(model, "pretrained_cfg", None) or {}
     # Models whose file layout differs from their modules bring their own translation, by this name throughout timm.
     translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
@@ -123,6 +123,45 @@ def load_weights(model: nn.Module, path: Path | str) -> list[str]:
             ", ".join(left_out),
         )
     return left_out
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """The tensors of a local .safetensors, .pth, .pt or .bin file, by name. Raises ModelError."""
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"there is no weights file {path}", hint="name an existing .safetensors or .pth file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        # Torch's own sentence about a pickle advises to execute it.
+        refused = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds more than tensors, or is no such file" if refused else _first_line(error)
+        raise ModelError(
+            f"{path} is not a readable weights file: {reason}",
+            hint="expected .safetensors, or a .pth file that holds tensors only (it is read without running code)",
+        ) from error
+    for wrapper in ("state_dict", "model", "model_state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ModelError(f"{path} does not hold a state dict", hint="save it with torch.save(model.state_dict(), path)")
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def published_weights(name: str) -> dict[str, Tensor]:
+    """The published tensors of the timm model `name` without its head, from the hub or its cache. Raises ModelError."""
+    _require_known(name, ())
+    return dict(_from_hub(name, 0, 3, None).state_dict())
+
+
+def fit_channels(kernel_OCHW: Tensor, channels: int) -> Tensor:
+    """A first convolution for RGB fitted to another number of channels, summed or repeated as timm does."""
+    fitted: Tensor = adapt_input_conv(channels, kernel_OCHW)
+    return fitted
 
 
 def _require_known(name: str, also: Sequence[str]) -> None:
@@ -220,38 +259,13 @@ def _hub_offline_without_internet() -> Iterator[None]:
         huggingface_hub.constants.HF_HUB_OFFLINE = before
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ModelError(f"there is no weights file {path}", hint="name an existing .safetensors or .pth file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        # Torch's own sentence about a pickle advises to execute it.
-        refused = isinstance(error, pickle.UnpicklingError)
-        reason = "it holds more than tensors, or is no such file" if refused else _first_line(error)
-        raise ModelError(
-            f"{path} is not a readable weights file: {reason}",
-            hint="expected .safetensors, or a .pth file that holds tensors only (it is read without running code)",
-        ) from error
-    for wrapper in ("state_dict", "model", "model_state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ModelError(f"{path} does not hold a state dict", hint="save it with torch.save(model.state_dict(), path)")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
-
-
 def _adapt_first_convolutions(
     state: dict[str, Tensor], own: Mapping[str, Tensor], names: str | Sequence[str] | None
 ) -> None:
     for name in _listed(names):
         key = f"{name}.weight"
         if key in state and key in own and state[key].ndim == 4 and state[key].shape[1] == 3 != own[key].shape[1]:
-            state[key] = adapt_input_conv(own[key].shape[1], state[key])
+            state[key] = fit_channels(state[key], own[key].shape[1])
 
 
 def _drop_head_of_other_size(
