@@ -210,8 +210,9 @@ def _squares(pairs: _Pairs) -> Whole:
         of_upper, of_lower = np.zeros(upper.shape, np.uint8), np.zeros(upper.shape, np.uint8)
         for down in range(0 if across > 0 else 1, rows):
             same = (upper[: height - down] == lower[down:]).view(np.uint8)
-            of_upper[: height - down] += same
-            of_lower[down:] += same
+            above, below = of_upper[: height - down], of_lower[down:]
+            above += same  # by name: assigning to a slice would copy it onto itself
+            below += same
         couples = (of_lower * weight[:, there]).astype(changes.dtype)
         couples[rows:] -= (of_upper * weight[:, here])[:-rows]
         span = columns - abs(across)
