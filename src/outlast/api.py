@@ -14,7 +14,7 @@ from outlast import task as _task
 from outlast.base.clock import Deadline
 from outlast.base.files import check_target, write_text
 from outlast.base.log import warn
-from outlast.errors import UsageError
+from outlast.errors import TaskError, UsageError
 from outlast.plan import launch
 
 if TYPE_CHECKING:
@@ -154,9 +154,14 @@ def predict(run: str | Path, images: Sequence[str | Path], *, to: str | Path | N
     target = Path(to) if to is not None else Path(run) / "predictions.csv"
     if str(target) != "-":
         check_target(target)
-    examples = opened.delivery.unlabelled(opened.config, [Path(image) for image in images], opened.facts)
+    unlabelled, made = opened.delivery.unlabelled, opened.delivery.table
+    if unlabelled is None or made is None:
+        raise TaskError(
+            f"the task {opened.task.name!r} does not say how it predicts", hint="see docs/how-to/add-a-task.md"
+        )
+    examples = unlabelled(opened.config, [Path(image) for image in images], opened.facts)
     outputs = opened.outputs(examples)
-    table = opened.delivery.table(opened.config, opened.facts, examples.table["id"].tolist(), outputs)
+    table = made(opened.config, opened.facts, examples.table["id"].tolist(), outputs)
     text = table.to_csv(index=False, float_format="%.6f")
     if str(target) == "-":
         print(text, end="")

@@ -206,7 +206,8 @@ class Delivery:
     together                           what they give together, as for Predict
     module(members)                    them as the one module that users of the weights get; none: the learner's deploy
                                        of the only one
-    scenes(scenes)                     predicts files larger than a sample, for `predict`; writes what it makes
+    scenes(scenes)                     predicts files larger than a sample and writes what it makes: `predict` of a
+                                       task that has no `unlabelled` and `table`
     outputs                            what of the learner's predictions `predict` needs
     labelled(config, root, facts)      every labelled example under a folder, for `eval`
     unlabelled(config, images, facts)  images that were never seen, for `predict`
@@ -217,9 +218,9 @@ class Delivery:
     models: tuple[str, ...]
     outputs: tuple[str, ...]
     labelled: Callable[[Any, Path, Mapping[str, Any]], Examples]
-    unlabelled: Callable[[Any, Sequence[Path], Mapping[str, Any]], Examples]
-    table: Callable[[Any, Mapping[str, Any], Sequence[str], Mapping[str, np.ndarray]], pd.DataFrame]
     sidecar: Callable[[Any, Mapping[str, Any], str], dict[str, Any]]
+    unlabelled: Callable[[Any, Sequence[Path], Mapping[str, Any]], Examples] | None = None
+    table: Callable[[Any, Mapping[str, Any], Sequence[str], Mapping[str, np.ndarray]], pd.DataFrame] | None = None
     together: Together | None = None
     module: Callable[[Sequence[Member]], torch.nn.Module] | None = None
     scenes: Callable[[Scenes], pd.DataFrame] | None = None

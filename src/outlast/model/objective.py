@@ -47,6 +47,11 @@ class SegmentationLoss(Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross entropy")
     smooth: float = Field(1.0, gt=0, description="pixels added above and below in Dice and boundary F1")
 
+    @property
+    def needs_distance(self) -> bool:
+        """Whether samples must carry signed distances."""
+        return self.boundary > 0 and self.boundary_form == "surface"
+
     def idle(self) -> dict[str, str]:
         needs = {
             "mcc_form": "mcc", "mcc_ramp_epochs": "mcc",

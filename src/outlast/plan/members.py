@@ -14,7 +14,10 @@ from outlast.errors import TaskError
 from outlast.loop.memory import Fit, Portion
 from outlast.loop.setup import load_weights
 from outlast.save.store import Saved, best_weights
-from outlast.task import Batch, Inputs, Learner, Member, Together, Train
+from outlast.task import Inputs, Learner, Member, Together, Train
+
+
+Batch = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)

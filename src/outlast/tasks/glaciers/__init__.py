@@ -47,13 +47,9 @@ def stages(config: GlaciersConfig) -> Sequence[Stage]:
         judge = "judge" if fold is None else f"judge-fold{fold}"
         plan.append(Predict(judge, tuple(names), rows, outputs=("classes",), together=use.together))
         judged.append(judge)
-    plan.append(
-        Predict("test", _trained(plan), Rows(values=("test",)), outputs=("classes",), together=use.together)
-    )
+    plan.append(Predict("test", _trained(plan), Rows(values=("test",)), outputs=("classes",), together=use.together))
     makes = ("metrics.json",)
-    plan.append(
-        Call("scores", score, config, learner=glaciers.SEGMENTER, needs=(*judged, "test"), makes=makes)
-    )
+    plan.append(Call("scores", score, config, learner=glaciers.SEGMENTER, needs=(*judged, "test"), makes=makes))
     return plan
 
 
@@ -63,8 +59,6 @@ def deliver(config: GlaciersConfig) -> Delivery:
         models=_trained(stages(config)),
         outputs=("classes",),
         labelled=glaciers.labelled,
-        unlabelled=use.unlabelled,
-        table=use.table,
         sidecar=use.sidecar,
         together=use.together,
         module=use.module,
@@ -83,7 +77,9 @@ def _members(config: GlaciersConfig) -> Iterator[tuple[str, Any]]:
 
 
 def _stage(config: GlaciersConfig, fold: int | None, **changed: Any) -> StageConfig:
-    return StageConfig.model_validate({**config.model_dump(), **{k: v.model_dump() for k, v in changed.items()}, "fold": fold})
+    return StageConfig.model_validate(
+        {**config.model_dump(), **{k: v.model_dump() for k, v in changed.items()}, "fold": fold}
+    )
 
 
 def _others(fold: int, folds: int) -> Rows:
@@ -92,3 +88,21 @@ def _others(fold: int, folds: int) -> Rows:
 
 def _trained(plan: Sequence[Stage]) -> tuple[str, ...]:
     return tuple(stage.name for stage in plan if isinstance(stage, Train) and stage.name != PRETRAIN)
+
+
+TASK = Task(
+    name="glaciers",
+    about=about,
+    config=GlaciersConfig,
+    presets=PRESETS,
+    learners={"segmenter": glaciers.SEGMENTER, "pretrainer": glaciers.PRETRAINER},
+    stages=stages,
+    deliver=deliver,
+    synthetic=write,
+    figures=(
+        Figure("segmentation_examples", "scores/examples.npz", "Maps beside the truth"),
+        Figure("class_table", "scores/metrics.json", "Per class"),
+        Figure("confusion_matrix", "scores/metrics.json", "Confusion matrix"),
+        Figure("boundary_error", "scores/boundary.json", "Errors near boundaries"),
+    ),
+)

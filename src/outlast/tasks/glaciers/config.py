@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from outlast.config.schema import Settings, TaskConfig, Training
 from outlast.data.segment_augment import SegmentAugmentation
 from outlast.data.texture import Texture
-from outlast.model.losses import PHASE_A, PHASE_B, SegmentationLoss
+from outlast.model.objective import PHASE_A, PHASE_B, SegmentationLoss
 from outlast.model.segmenter_settings import SegmenterSettings
 
 CLASSES = ("background", "ice", "debris", "lake")

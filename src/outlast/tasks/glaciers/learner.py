@@ -6,25 +6,25 @@ Two learners share all of it but where their samples come from: "segmenter" read
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
+from outlast.base.log import say
 from outlast.data import segment_augment as augmentation
 from outlast.data.distance import signed_distance
 from outlast.data.find import check_names, find_root
-from outlast.data.sampler import WANTED, Drawn, pixel_balanced, shuffled
-from outlast.data.split import check_split
+from outlast.data.sampler import Drawn, pixel_balanced, shuffled
 from outlast.data.table import Examples
-from outlast.data.texture import with_texture
-from outlast.errors import DataError, DataNotFoundError
-from outlast.model.losses import total
+from outlast.data.texture import glcm
+from outlast.errors import DataError, DataNotFoundError, listed
+from outlast.model.normalised import Normalised
+from outlast.model.objective import total
 from outlast.model.segmentation_metrics import Segmentation
 from outlast.model.segmenter import build, deployed
 from outlast.model.segmenter_settings import rung_settings
@@ -32,7 +32,7 @@ from outlast.model.segmenter_settings import rungs as ladder
 from outlast.model.transfer import transfer
 from outlast.task import DATA, Inputs, Learner, Trained
 from outlast.tasks.glaciers import hkh, tiles
-from outlast.tasks.glaciers.config import CLASSES, GlaciersConfig, StageConfig
+from outlast.tasks.glaciers.config import CLASSES, GlaciersConfig
 
 Batch = dict[str, Tensor]
 PRETRAIN, FINETUNE = "pretrain", "finetune"  # names of data roots, and of stages
@@ -41,11 +41,11 @@ PRETRAIN, FINETUNE = "pretrain", "finetune"  # names of data roots, and of stage
 def examples(config: GlaciersConfig, roots: Mapping[str, Path]) -> Examples:
     """Every window of the tiles in the competition layout, with its split, its fold and its pixels per class."""
     check_names("glaciers", roots, (DATA, FINETUNE, PRETRAIN))
-    root = find_root("glaciers", roots.get(FINETUNE, roots.get(DATA)), tiles.looks_right, accepts=Path.is_dir)
+    root = find_root("glaciers", roots.get(FINETUNE, roots.get(DATA)), tiles.looks_like_tiles, accepts=Path.is_dir)
     found = tiles.examples(root, window=config.data.window)
     table = found.table.assign(split=_split(found.table, config))
     facts, notes = dict(found.facts), list(found.notes)
-    bands = _bands(config, facts["bands"])
+    bands = _chosen(config, facts["band_names"])
     if config.data.folds > 1:
         judged = table["split"] != "test"
         fold = np.full(len(table), -1, np.int64)
@@ -55,11 +55,10 @@ def examples(config: GlaciersConfig, roots: Mapping[str, Path]) -> Examples:
         table["fold"] = fold
         trained_on = {str(k): np.flatnonzero((fold >= 0) & (fold != k)) for k in range(config.data.folds)}
     else:
-        check_split(table, required=("train", "val"))
         trained_on = {"": np.flatnonzero(table["split"] == "train")}
     facts |= {
         "channels": len(bands) + 2 * config.bands.texture,
-        "used_bands": [number + 1 for number in bands],
+        "used_bands": [facts["band_names"][number] for number in bands],
         "statistics": {name: _statistics(table, rows, bands) for name, rows in trained_on.items()},
     }
     return replace(found, table=table, facts=facts, notes=tuple(notes))
@@ -76,7 +75,6 @@ def pretraining_examples(config: GlaciersConfig, roots: Mapping[str, Path]) -> E
         )
     found = hkh.examples(roots[PRETRAIN], channels=config.pretrain.channels, fraction=config.pretrain.fraction)
     table = found.table.assign(split=_split(found.table, config))
-    check_split(table, required=("train", "val"))
     rows = np.flatnonzero(table["split"] == "train")
     statistics = {"": _statistics(table, rows, list(range(len(config.pretrain.channels))))}
     return replace(found, table=table, facts={**found.facts, "statistics": statistics})
@@ -84,10 +82,11 @@ def pretraining_examples(config: GlaciersConfig, roots: Mapping[str, Path]) -> E
 
 def labelled(config: GlaciersConfig, root: Path, facts: Mapping[str, Any]) -> Examples:
     """Every labelled tile below a folder; its bands must be those that the run was trained on."""
-    found = tiles.examples(root, window=config.data.window)
-    if found.facts["bands"] != facts["bands"]:
+    found = tiles.examples(root, window=config.data.window, splits=False)
+    if found.facts["band_names"] != facts["band_names"]:
         raise DataError(
-            f"{root} has {found.facts['bands']} bands, and the run was trained on {facts['bands']}",
+            f"{root} has the bands {listed(found.facts['band_names'])}, and the run was trained on "
+            f"{listed(facts['band_names'])}",
             hint="give tiles with the same bands, in the same order",
         )
     return replace(found, facts=facts)
@@ -97,7 +96,8 @@ def read(config: GlaciersConfig, root: Path, row: Mapping[str, Any]) -> dict[str
     """{"bands": float32 (C, S, S), NaN where nothing was observed; "mask": uint8 (S, S); "distance" if it is asked for}."""
     sample = tiles.read_window(root, row, bands=config.bands.use)
     if config.bands.texture:
-        sample["bands"] = _with_texture(config, root, row, sample["bands"])
+        texture = tiles.read_window(root, row, bands=[config.bands.texture_band])["bands"]
+        sample["bands"] = textured(config, sample["bands"], texture, [config.bands.texture_band])
     return _with_distance(config, sample)
 
 
@@ -145,8 +145,9 @@ def model(config: GlaciersConfig, inputs: Inputs, rung: str) -> nn.Module:
     fold = getattr(config, "fold", None)
     statistics = facts["statistics"]["" if fold is None else str(fold)]
     mean, std = list(statistics["mean"]), list(statistics["std"])
-    settings = rung_settings(config.model, rung)
-    return build(settings, len(mean), len(CLASSES), mean, std)
+    built = build(rung_settings(config.model, rung), len(mean), len(CLASSES), mean, std)
+    vars(built)["class_pixels"] = statistics["pixels"]  # for losses that weigh classes by how many pixels they have
+    return built
 
 
 def begin(
@@ -155,7 +156,15 @@ def begin(
     """Bring over what was pretrained: every tensor is accounted for; channels and classes are matched by position."""
     if PRETRAIN not in trained:
         return {"from": None}
-    report = transfer(trained[PRETRAIN].weights, model, partial=config.pretrain.partial)
+    assert isinstance(model, Normalised)
+    wanted, given = inputs.facts["channels"], trained[PRETRAIN].facts["channels"]
+    # Textures come last, and were not pretrained: as many bands as both have are the same ones, in the same order.
+    mapping = None if wanted == given else {number: number for number in range(min(wanted, given))}
+    report = transfer(
+        trained[PRETRAIN].weights, model, partial=config.pretrain.partial, channels=mapping, statistics=False,
+        source=f"the stage {PRETRAIN!r}",
+    )  # fmt: skip
+    say(report.summary())
     return {"from": PRETRAIN, **report.as_json()}
 
 
@@ -164,16 +173,19 @@ def rungs(config: GlaciersConfig) -> tuple[str, ...]:
     return ladder(config.model)
 
 
-def step(config: GlaciersConfig, model: nn.Module, batch: Batch) -> dict[str, Any]:
+def step(config: GlaciersConfig, model: nn.Module, batch: Batch, left_out: tuple[int, ...] = ()) -> dict[str, Any]:
     """The losses in force, weighted by labelled pixels; extras: each loss, its weight, and the share of each class."""
-    outputs = model(batch["image"], batch.get("gain"), batch.get("shift"))
-    found = total(config.loss, outputs, batch, batch["epochs"])
+    outputs = model(batch["image"], batch["gain"], batch["shift"])
+    pixels: list[int] = vars(getattr(model, "module", model))["class_pixels"]  # several processes wrap the model
+    sums = total(config.loss, outputs, batch, batch["epochs"], pixels=pixels, left_out=left_out).sums()
     mask = batch["mask"]
-    pixels = (mask < len(CLASSES)).sum()
-    extras = {f"loss_{name}": value.detach() * pixels for name, value in found["parts"].items()}
-    extras |= {f"weight_{name}": value * pixels for name, value in found["weights"].items()}
-    extras |= {f"share_{name}": (mask == number).sum() for number, name in enumerate(CLASSES)}
-    return {"loss_sum": found["loss"] * pixels, "weight": pixels, **extras}
+    shares = {f"share_{name}": (mask == k).sum() / mask[0].numel() for k, name in enumerate(CLASSES)}
+    return {**sums, **shares}
+
+
+def pretraining_step(config: GlaciersConfig, model: nn.Module, batch: Batch) -> dict[str, Any]:
+    """The same without the classes that HKH has no labels for."""
+    return step(config, model, batch, tuple(CLASSES.index(name) for name in hkh.ABSENT_CLASSES))
 
 
 def predict(config: GlaciersConfig, model: nn.Module, batch: Batch) -> Batch:
@@ -184,9 +196,86 @@ def predict(config: GlaciersConfig, model: nn.Module, batch: Batch) -> Batch:
 
 def metric(config: GlaciersConfig, facts: Mapping[str, Any]) -> Segmentation:
     """MCC (R_K) and the scores of each class, from one confusion matrix."""
-    return Segmentation(facts["classes"], absent=facts.get("absent_classes", ()))
+    return Segmentation(facts["classes"], facts.get("absent_classes", ()))
 
 
 def deploy(config: GlaciersConfig, model: nn.Module) -> nn.Module:
     """Raw bands to logits; the normalisation is inside."""
+    assert isinstance(model, Normalised)
     return deployed(model)
+
+
+def textured(config: GlaciersConfig, chosen: np.ndarray, bands: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """The chosen bands (C, H, W) with the textures of one of all `bands` behind: (C + 2, H, W)."""
+    texture = glcm(bands[list(names).index(config.bands.texture_band)], config.bands.glcm, _texture_range(config))
+    return np.concatenate([chosen, texture])
+
+
+def _with_distance(config: GlaciersConfig, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if config.loss.needs_distance:
+        sample["distance"] = signed_distance(sample["mask"], len(CLASSES))
+    return sample
+
+
+def _texture_range(config: GlaciersConfig) -> tuple[float, float]:
+    return config.bands.texture_range or (0.0, 255.0)
+
+
+def _chosen(config: GlaciersConfig, names: Sequence[str]) -> list[int]:
+    """The numbers of the bands that are used, from 0."""
+    wanted = config.bands.use or tuple(names)
+    unknown = [name for name in (*wanted, *([config.bands.texture_band] * config.bands.texture)) if name not in names]
+    if unknown:
+        raise DataError(f"there is no {listed(unknown)} in the data", hint=f"the bands are {listed(names)}")
+    return [list(names).index(name) for name in wanted]
+
+
+def _split(table: pd.DataFrame, config: GlaciersConfig) -> pd.Series[str]:
+    """The split that the data gives; where it gives no val, neighbouring tiles are cut off from train for it."""
+    given = table["split"].astype(object).where(table["split"] != "", "train")
+    if config.data.folds > 1 or (given == "val").any():
+        return given
+    sides = round(1 / config.data.val_fraction)
+    train = np.flatnonzero(given == "train")
+    part = tiles.folds(table.iloc[train], sides, by=config.data.folds_by, seed=config.data.split_seed)
+    given.iloc[train[part == 0]] = "val"
+    return given
+
+
+def _statistics(table: pd.DataFrame, rows: np.ndarray, bands: Sequence[int]) -> dict[str, Any]:
+    """Of training rows: mean and standard deviation of each used band, labelled pixels of each class."""
+    mean, std = tiles.statistics(table, rows)
+    return {
+        "mean": [float(mean[band]) for band in bands],
+        "std": [float(std[band]) for band in bands],
+        "pixels": [int(table[f"pixels_{number}"].iloc[rows].sum()) for number in range(len(CLASSES))],
+    }
+
+
+SEGMENTER = Learner(
+    name="segmenter",
+    examples=examples,
+    read=read,
+    reads=reads,
+    sampler=order,
+    draw=draw,
+    augment=augment,
+    model=model,
+    rungs=rungs,
+    step=step,
+    predict=predict,
+    metric=metric,
+    score="+mcc",
+    deploy=deploy,
+    begin=begin,
+    couples_batch=True,
+)
+PRETRAINER = replace(
+    SEGMENTER,
+    name="pretrainer",
+    examples=pretraining_examples,
+    read=read_patch,
+    reads=reads_patch,
+    step=pretraining_step,
+    begin=None,
+)

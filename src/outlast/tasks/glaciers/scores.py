@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from outlast.base.files import write_json
@@ -71,7 +70,7 @@ def _scored(examples: Examples, folders: list[Path]) -> _Scored:
         ids, arrays = read_shards(folder)
         for number, name in enumerate(ids):
             predicted = arrays["classes"][number].astype(np.uint8)
-            truth = _truth(examples, table.loc[name])
+            truth = _sample(examples, table.loc[name])["mask"]
             found.confusion += confusion_matrix(
                 torch.from_numpy(predicted.astype(np.int64)), torch.from_numpy(truth.astype(np.int64)), len(CLASSES)
             )
@@ -82,21 +81,18 @@ def _scored(examples: Examples, folders: list[Path]) -> _Scored:
     return found
 
 
-def _truth(examples: Examples, row: pd.Series[Any]) -> np.ndarray:
-    sample = tiles.read_window(examples.root, {str(name): value for name, value in row.items()})
-    return np.asarray(sample["mask"])
+def _sample(examples: Examples, row: Any) -> dict[str, np.ndarray]:
+    return tiles.read_window(examples.root, {str(name): value for name, value in row.items()})
 
 
 def _draw(work: Work, judged: _Scored) -> None:
     """The tiles with the most mistakes, one of few and one between; and the errors by distance to the boundary."""
     assert work.examples is not None
     order = sorted(judged.mistakes, key=lambda name: -judged.mistakes[name])
-    chosen = [order[place] for place in np.unique(np.linspace(0, len(order) - 1, min(_PICTURES, len(order))).round().astype(int))]
+    places = np.unique(np.linspace(0, len(order) - 1, min(_PICTURES, len(order))).round().astype(int))
+    chosen = [order[place] for place in places]
     table = work.examples.table.set_index("id", drop=False)
-    samples = [
-        tiles.read_window(work.examples.root, {str(key): value for key, value in table.loc[name].items()})
-        for name in chosen
-    ]
+    samples = [_sample(work.examples, table.loc[name]) for name in chosen]
     write_examples(
         work.out / "examples.npz", [composite(sample["bands"]) for sample in samples],
         [sample["mask"] for sample in samples], [judged.maps[name] for name in chosen], chosen, CLASSES,

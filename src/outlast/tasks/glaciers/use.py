@@ -13,13 +13,16 @@ from torch import Tensor, nn
 
 from outlast.base.files import write_json
 from outlast.base.log import Progress
-from outlast.data.raster import Window, encoded, find_scenes, write_geotiff
-from outlast.errors import DataError
+from outlast.data.masks import encoded
+from outlast.data.raster import write_geotiff
+from outlast.errors import DataError, listed
 from outlast.model.mosaic import ALL, FLIPS, ensemble, predict_scene, tta
-from outlast.model.segmenter import deployed
-from outlast.task import Batch, Member, Scenes
+from outlast.task import Member, Scenes
 from outlast.tasks.glaciers.config import CLASSES, GlaciersConfig
-from outlast.tasks.glaciers.learner import textured
+from outlast.tasks.glaciers.learner import deploy, textured
+from outlast.tasks.glaciers.scenes import Scene, find_scenes
+
+Batch = dict[str, Tensor]
 
 _VIEWS = {"none": ("identity",), "flips": FLIPS, "dihedral": ALL}
 _BATCH = 16
@@ -39,7 +42,7 @@ def forward(config: GlaciersConfig, members: Sequence[Member]) -> Callable[[Tens
 
 def module(members: Sequence[Member]) -> nn.Module:
     """The members as one module: raw bands to the logarithm of their mean probabilities (logits of the only one)."""
-    modules = [deployed(member.module) for member in members]
+    modules = [deploy(member.config, member.module) for member in members]
     return modules[0] if len(modules) == 1 else Averaged(modules)
 
 
@@ -66,7 +69,7 @@ def scenes(asked: Scenes) -> pd.DataFrame:
     wrong = [scene.name for scene in found if scene.bands != asked.facts["bands"]]
     if wrong:
         raise DataError(
-            f"{wrong[0]} and {len(wrong) - 1} more have not the {asked.facts['bands']} bands that the run was trained on",
+            f"{listed(wrong)}: not the {asked.facts['bands']} bands that the run was trained on",
             hint="give scenes with the same bands, in the same order",
         )
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -86,7 +89,9 @@ def sidecar(config: GlaciersConfig, facts: Mapping[str, Any], rung: str) -> dict
         "input": {
             "layout": "NCHW float32, raw band values, NaN where nothing was observed",
             "bands": list(facts["used_bands"]),
-            "texture": {"band": config.bands.texture_band, **config.bands.glcm.model_dump()} if config.bands.texture else None,
+            "texture": {"band": config.bands.texture_band, **config.bands.glcm.model_dump()}
+            if config.bands.texture
+            else None,
             "steps": ["none: the normalisation by the training tiles' mean and standard deviation is inside the model"],
             "statistics": dict(facts["statistics"]),
         },
@@ -98,14 +103,13 @@ def sidecar(config: GlaciersConfig, facts: Mapping[str, Any], rung: str) -> dict
     }
 
 
-def _predict(asked: Scenes, config: GlaciersConfig, scene: Any) -> dict[str, Any]:
-    bands = config.bands.use
-    channels = asked.facts["channels"]
+def _predict(asked: Scenes, config: GlaciersConfig, scene: Scene) -> dict[str, Any]:
+    names, channels = asked.facts["band_names"], asked.facts["channels"]
+    used = [names.index(name) for name in asked.facts["used_bands"]]
 
     def read(y: int, x: int, height: int, width: int) -> np.ndarray:
-        pixels = scene.read(Window(y, x, height, width))
-        chosen = pixels if bands is None else pixels[[scene.band_names.index(name) for name in bands]]
-        return textured(config, chosen, pixels, scene.band_names) if config.bands.texture else chosen
+        pixels = scene.read(y, x, height, width)
+        return textured(config, pixels[used], pixels, names) if config.bands.texture else pixels[used]
 
     tile = min(config.tile, -(-max(scene.height, scene.width) // 32) * 32)
     classes = np.full((scene.height, scene.width), 255, np.uint8)
