@@ -13,10 +13,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from outlast.report.formats import count, finite, number, percent, shorten
+from outlast.report.formats import count, finite, number, percent, shorten, title_case
 from outlast.report.look import Look, Theme, new_figure, quiet_axes, save, style
 from outlast.report.records import Collected, Scores
 
+TABLE = ("iou", "f1", "precision", "recall", "mcc", "class_mcc", "pixels", "images")  # the columns of a class table
 NUMBERED = 40  # classes up to which the cells carry numbers
 SCORED = (("precision", "s"), ("recall", "D"))  # drawn as marks beside the bar, which is f1
 
@@ -57,7 +58,7 @@ def confusion_matrix(
         axes.set_yticks(range(classes), rows)
         axes.tick_params(labelsize=small, colors=theme.text)
         axes.set_xlabel("predicted class")
-        axes.set_ylabel("true class, number of images")
+        axes.set_ylabel(f"true class, number of {scores.unit}")
         return save(figure, look, run)
 
 
@@ -68,7 +69,9 @@ def confusion_finding(scores: Scores) -> str:
         return ""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
-    text = f"{scores.split.upper()} split: {count(int(counts.trace()))} of {count(int(counts.sum()))} images right."
+    text = (
+        f"{scores.split.upper()} split: {count(int(counts.trace()))} of {count(int(counts.sum()))} {scores.unit} right."
+    )
     if wrong.sum():
         truth, predicted = np.unravel_index(int(wrong.argmax()), wrong.shape)
         text += (
@@ -124,6 +127,62 @@ def per_class_finding(scores: Scores) -> str:
         return f"{scores.split.upper()} split."
     (low, weakest), (high, strongest) = min(known), max(known)
     return f"{scores.split.upper()} split: F1 from {number(low)} ({weakest}) to {number(high)} ({strongest})."
+
+
+def class_table(
+    run: Collected, scores: Scores, look: Look | None = None, title: str | None = "Scores per class"
+) -> bytes | None:
+    """Every class in a row with IoU, F1, precision, recall and MCC as numbers over faint bars."""
+    look = look or Look()
+    columns = table_columns(scores)
+    if not columns:
+        return None
+    rows = list(scores.per_class.items())
+    names = [shorten(name, 16 if look.narrow else 28) for name, _ in rows]
+    first = 0.35 + 0.078 * max(len(name) for name in names)
+    each = 0.68 if look.narrow else 1.15
+    size = (max(first + each * len(columns), 4.3), 0.3 * (len(rows) + 1) + 0.1)
+    with style(look) as theme:
+        figure = new_figure(size, look, title, table_finding(scores), run.synthetic)
+        axes = figure.subplots()
+        quiet_axes(axes, grid=None)
+        axes.set_xlim(0, first + each * len(columns))
+        axes.set_ylim(len(rows) + 0.5, -0.5)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for place, column in enumerate(columns):
+            right = first + each * (place + 1) - 0.08
+            said = title_case(column.removeprefix("class_"))
+            axes.text(right, 0, said, ha="right", va="center", fontsize=8.5, color=theme.muted)
+            for row, (_, values) in enumerate(rows, start=1):
+                known = finite(values.get(column))
+                if known is not None and 0 <= known <= 1:
+                    width = (each - 0.16) * known
+                    axes.barh(row + 0.36, width, 0.1, left=right - each + 0.16, color=theme.train, alpha=0.55)
+                ink = theme.muted if known is None else theme.text
+                axes.text(right, row - 0.06, number(values.get(column)), ha="right", va="center", color=ink)
+        for row, name in enumerate(names, start=1):
+            axes.text(0, row - 0.06, name, ha="left", va="center", color=theme.text)
+            axes.axhline(row - 0.5, color=theme.grid, linewidth=0.8)
+        return save(figure, look, run)
+
+
+def table_columns(scores: Scores) -> tuple[str, ...]:
+    """Which of the columns of a class table have a value for any class."""
+    return tuple(
+        name for name in TABLE if any(finite(values.get(name)) is not None for values in scores.per_class.values())
+    )
+
+
+def table_finding(scores: Scores) -> str:
+    """The class that is segmented worst, by IoU, and the classes that occur nowhere."""
+    known = {name: value for name, row in scores.per_class.items() if (value := finite(row.get("iou"))) is not None}
+    if not known:
+        return f"{scores.split.upper()} split."
+    low, high = min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])
+    text = f"{scores.split.upper()} split: IoU from {number(known[low])} ({low}) to {number(known[high])} ({high})."
+    absent = [name for name in scores.per_class if name not in known]
+    return text + (f" Neither in the truth nor predicted: {', '.join(absent)}." if absent else "")
 
 
 def _weakness(values: Mapping[str, Any]) -> float:

@@ -44,14 +44,14 @@ def curves(
         axes = dict(zip(panels, grid[:, 0], strict=True))
         for panel in axes.values():
             quiet_axes(panel)
-        _steps(list(axes.values()), stage)
+        step_axis(list(axes.values()), stage)
         if "loss" in axes:
             _loss(axes["loss"], stage, theme)
         if "score" in axes and score:
             _score(axes["score"], stage, theme)
         if "rate" in axes:
             _rate(axes["rate"], stage, theme)
-        _sessions(list(axes.values()), boundaries(run, stage), theme, look)
+        session_bands(list(axes.values()), boundaries(run, stage), theme, look)
         figure.align_ylabels()
         return save(figure, look, run)
 
@@ -118,7 +118,7 @@ def _loss(axes: Axes, stage: Stage, theme: Theme) -> None:
         steps, known = _gapped(stage, key)
         if _line(stage, key)[0]:
             values += _line(stage, key)[1]
-            axes.plot(steps, known, dash, color=colour, label=label, linewidth=1.9, **_marks(axes, len(steps), mark))
+            axes.plot(steps, known, dash, color=colour, label=label, linewidth=1.9, **marks(axes, len(steps), mark))
     axes.set_ylabel("loss")
     if min(values) > 0 and max(values) / min(values) > 100:
         axes.set_yscale("log")
@@ -132,7 +132,7 @@ def _loss(axes: Axes, stage: Stage, theme: Theme) -> None:
 
 def _score(axes: Axes, stage: Stage, theme: Theme) -> None:
     steps, values = _gapped(stage, f"val_{stage.score}")
-    axes.plot(steps, values, "-", color=theme.score, linewidth=1.9, **_marks(axes, len(steps), "o"))
+    axes.plot(steps, values, "-", color=theme.score, linewidth=1.9, **marks(axes, len(steps), "o"))
     axes.set_ylabel(f"validation\n{(stage.score or '').replace('_', ' ')}")
     best = stage.best
     step, value = finite(best.get("step")), finite(best.get("value"))
@@ -160,7 +160,7 @@ def _score(axes: Axes, stage: Stage, theme: Theme) -> None:
 
 def _rate(axes: Axes, stage: Stage, theme: Theme) -> None:
     steps, values = _gapped(stage, "learning_rate")
-    axes.plot(steps, values, "-", color=theme.rate, linewidth=1.6, **_marks(axes, len(steps), "o"))
+    axes.plot(steps, values, "-", color=theme.rate, linewidth=1.6, **marks(axes, len(steps), "o"))
     axes.fill_between(steps, values, 0, color=theme.rate, alpha=0.12, linewidth=0)
     axes.set_ylabel("learning\nrate")
     axes.set_ylim(bottom=0)
@@ -168,13 +168,13 @@ def _rate(axes: Axes, stage: Stage, theme: Theme) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value == 0 else f"{value:.0e}"))
 
 
-def _marks(axes: Axes, points: int, mark: str) -> dict[str, Any]:
+def marks(axes: Axes, points: int, mark: str) -> dict[str, Any]:
     """Few evaluations are shown one by one; many would only thicken the line."""
     inches = axes.get_figure(root=True).get_figwidth()  # type: ignore[union-attr]
     return {"marker": mark, "markersize": 3.4} if points <= 5 * inches else {}
 
 
-def _steps(panels: Sequence[Axes], stage: Stage) -> None:
+def step_axis(panels: Sequence[Axes], stage: Stage) -> None:
     epochs = [known for row in stage.rows if (known := finite(row.get("epoch"))) is not None]
     below = panels[-1]
     below.set_xlabel(
@@ -186,7 +186,7 @@ def _steps(panels: Sequence[Axes], stage: Stage) -> None:
     below.set_xlim(0, max(last, 1.0) * (1.02 if len(stage.rows) > 1 else 2))
 
 
-def _sessions(panels: Sequence[Axes], sessions: Sequence[Session], theme: Theme, look: Look) -> None:
+def session_bands(panels: Sequence[Axes], sessions: Sequence[Session], theme: Theme, look: Look) -> None:
     """A band for every second session, a line where one ended and the next took over, and their names on top."""
     if not sessions:
         return

@@ -49,16 +49,21 @@ class Theme:
     right: str
     wrong: str
     alarm: str
+    classes: tuple[str, ...]  # lines of the classes of a segmentation, by their numbers
 
 
 LIGHT = Theme(
     surface="#ffffff", text="#1c2128", muted="#59636e", grid="#e7eaee", band="#f2f5f9", train="#0072b2",
     validation="#d55e00", score="#00795c", rate="#7a5ea8", right="#0072b2", wrong="#d55e00", alarm="#b3360b",
+    classes=("#59636e", "#0b78b8", "#b97a00", "#b0508a", "#00795c", "#857a00", "#20459b", "#c24a00"),
 )  # fmt: skip
 DARK = Theme(
     surface="#161b22", text="#e6edf3", muted="#9aa4af", grid="#2b323b", band="#1d242d", train="#56b4e9",
     validation="#f0a04b", score="#41d3a2", rate="#bda4e6", right="#2f7fbd", wrong="#b5651d", alarm="#ff9a6b",
+    classes=("#9aa4af", "#56b4e9", "#e69f00", "#e59ac4", "#41d3a2", "#f0e442", "#86a8ef", "#ff8a4c"),
 )  # fmt: skip
+
+ON_IMAGE = ("#8a949e", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#0072b2", "#d55e00")  # classes on images
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ import jinja2
 from outlast.base.files import write_text
 from outlast.report import formats
 from outlast.report.advice import advice
+from outlast.report.class_curves import class_lines
+from outlast.report.classes import table_columns
 from outlast.report.collect import collect
 from outlast.report.look import Look
 from outlast.report.parts import read_mistakes, read_scores
@@ -30,6 +32,7 @@ from outlast.task import Figure
 
 MOST_MISTAKES = 24
 MOST_BYTES = 8 * 2**20  # of one picture that a stage made; a page is to be mailed
+ALSO_NARROW = ("curves", "per_class_curves")
 PICTURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
 
 
@@ -102,12 +105,24 @@ def default_figures(run: Collected) -> list[Figure]:
         for stage in trained
         if stage.rows
     ]
+    found += [
+        Figure("per_class_curves", f"{stage.name}/metrics.jsonl", f"Classes during the training ({stage.name})")
+        for stage in trained
+        if class_lines(run, stage)
+    ]
     for scores in run.scores:
         where = f" ({scores.split})" if scores.split != "test" else ""
         if scores.confusion:
             found.append(Figure("confusion_matrix", scores.source, f"Confusion matrix{where}"))
         if scores.per_class:
-            found.append(Figure("per_class", scores.source, f"Scores per class{where}"))
+            kind = "class_table" if "iou" in table_columns(scores) else "per_class"
+            found.append(Figure(kind, scores.source, f"Scores per class{where}"))
+    for name, kind, title in (
+        ("examples.npz", "segmentation_examples", "Predictions next to truth"),
+        ("boundary.json", "boundary_error", "Errors near boundaries"),
+    ):
+        sources = sorted(path.relative_to(run.run).as_posix() for path in run.run.glob(f"*/{name}"))
+        found += [Figure(kind, source, title) for source in sources]
     if run.mistakes:
         for source in sorted(run.run.glob("*/mistakes.json")):
             found.append(Figure("image_grid", source.relative_to(run.run).as_posix(), "Worst mistakes"))
@@ -127,11 +142,12 @@ def _shown(figure: Figure, run: Collected, place: int) -> Shown:
     if figure.kind not in KINDS:
         return Shown(**plain, missing=f"This version draws no figure of the kind {figure.kind!r}.")
     plain["finding"], plain["alt"] = explain(figure, run)
-    if figure.kind == "per_class":
+    if figure.kind in ("per_class", "class_table"):
         scores = read_scores(run.run, figure.source)
         if scores is not None and scores.per_class:
-            names = dict.fromkeys(name for values in scores.per_class.values() for name in values)
-            return Shown(**plain, scores=scores, columns=tuple(names))
+            names = tuple(dict.fromkeys(name for values in scores.per_class.values() for name in values))
+            names = table_columns(scores) if figure.kind == "class_table" else names
+            return Shown(**plain, scores=scores, columns=names)
     elif figure.kind == "image_grid":
         mistakes = read_mistakes(run.run, figure.source)
         if mistakes:
@@ -147,7 +163,7 @@ def _shown(figure: Figure, run: Collected, place: int) -> Shown:
     else:
         plain["pictures"], width = _pictures(figure, run)
         if plain["pictures"]:
-            return Shown(**plain, width=width, scores=read_scores(run.run, figure.source) if width else None)
+            return Shown(**plain, width=width, scores=_confusion(figure, run))
     return Shown(**plain, missing="Nothing to show yet: " + figure.source + " holds no values.")
 
 
@@ -155,15 +171,20 @@ def _pictures(figure: Figure, run: Collected) -> tuple[dict[str, str], float | N
     """The figure for light and dark pages; curves also for a phone. Others keep their width and scroll."""
     found: dict[str, str] = {}
     width = None
-    for narrow in (False, True) if figure.kind == "curves" else (False,):
+    for narrow in (False, True) if figure.kind in ALSO_NARROW else (False,):
         for dark in (False, True):
             data = draw_for(figure, run, Look(dark=dark, narrow=narrow, form="svg"), None)
             if data is None:
                 return {}, None
             found[("dark" if dark else "light") + ("_narrow" if narrow else "")] = _data_uri(data) or ""
-            if figure.kind != "curves":
+            if figure.kind not in ALSO_NARROW:
                 width = _svg_width(data)
     return found, width
+
+
+def _confusion(figure: Figure, run: Collected) -> Scores | None:
+    """The scores that stand below a confusion matrix as a table."""
+    return read_scores(run.run, figure.source) if figure.kind == "confusion_matrix" else None
 
 
 def _svg_width(data: bytes) -> float:

@@ -40,6 +40,7 @@ def read_scores(run: Path, source: str, problems: list[str] | None = None) -> Sc
         per_class=_per_class(metrics, classes),
         classes=classes,
         confusion=_matrix(record.get("confusion"), len(classes)),
+        unit=as_text(record.get("unit")) or "images",
     )
 
 

@@ -92,6 +92,7 @@ class Scores:
     per_class: Mapping[str, Mapping[str, Any]]
     classes: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
+    unit: str = "images"  # what the confusion matrix counts; the metrics.json of a segmentation says "pixels"
 
 
 @dataclass(frozen=True)
