@@ -128,11 +128,11 @@ def test_what_is_deployed_gives_the_same_logits_without_the_boundary_head() -> N
     assert all(torch.equal(own[name], whole[name]) for name in own)
 
 
-def test_what_is_deployed_can_be_traced_for_export() -> None:
+def test_what_is_deployed_can_be_traced_for_export_with_batches_of_any_size() -> None:
     module = deployed(built().eval())
     with torch.no_grad():
-        program = torch.export.export(module, (raw(64, 64),))
-        torch.testing.assert_close(program.module()(raw(64, 64)), module(raw(64, 64)))
+        program = torch.export.export(module, (raw(64, 60),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        torch.testing.assert_close(program.module()(raw(64, 60, batch=3)), module(raw(64, 60, batch=3)))
 
 
 @pytest.mark.parametrize("sides", [(64, 64), (50, 70)])
@@ -151,20 +151,29 @@ def test_the_head_can_be_left_out_and_dropout_drops() -> None:
     assert not torch.equal(first["logits"], second["logits"])
 
 
-@pytest.mark.parametrize(
-    ("encoder", "name", "channels"), [("resnet18", "resnet18", 5), ("tu-test_resnet", "test_resnet", 1)]
-)
-def test_a_local_file_of_timm_weights_is_loaded_and_the_channels_adapted(
-    tmp_path: Path, encoder: str, name: str, channels: int
+@pytest.mark.parametrize("fetched", [False, True], ids=["file", "published"])
+@pytest.mark.parametrize(("encoder", "channels"), [("resnet18", 5), ("tu-test_resnet", 1), ("tu-test_convnext", 5)])
+def test_an_encoders_weights_are_loaded_and_the_channels_adapted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str, channels: int, fetched: bool
 ) -> None:
-    source = timm.create_model(name, num_classes=7)
+    source = timm.create_model(encoder.removeprefix("tu-"), num_classes=0 if fetched else 7)
     torch.save(source.state_dict(), tmp_path / "weights.pth")
-    settings = SegmenterSettings(encoder=encoder, depth=4, weights=str(tmp_path / "weights.pth"))
-    net = build(settings, channels, CLASSES, (0.0,) * channels, (1.0,) * channels).net
-    own = {key.removeprefix("encoder.").removeprefix("model."): value for key, value in net.state_dict().items()}
-    shared = [key for key in source.state_dict() if key in own and own[key].shape == source.state_dict()[key].shape]
-    assert len(shared) > 10
-    assert all(torch.equal(own[key], source.state_dict()[key]) for key in shared)
+    monkeypatch.setattr(segmenter.backbone, "_from_hub", lambda *_: source)
+    chosen = {"pretrained": True} if fetched else {"weights": str(tmp_path / "weights.pth")}
+    settings = SegmenterSettings(encoder=encoder, depth=4, **chosen)
+    module = build(settings, channels, CLASSES, (0.0,) * channels, (1.0,) * channels)
+    given = {key.replace(".", "_"): value for key, value in source.state_dict().items()}
+    own = {
+        key.removeprefix("net.encoder.").removeprefix("model.").replace(".", "_"): value
+        for key, value in module.state_dict().items()
+        if key.startswith("net.encoder.")
+    }
+    (adapted,) = [key for key in own if own[key].shape != given[key].shape]
+    assert own[adapted].shape[1] == channels
+    # timm's rule: summed into one channel, else repeated and scaled by 3 / channels.
+    first = given[adapted].sum(1) if channels == 1 else given[adapted][:, 0] * 3 / channels
+    torch.testing.assert_close(own[adapted][:, 0], first)
+    assert all(torch.equal(own[key], given[key]) for key in own if key != adapted)
 
 
 def test_weights_of_another_encoder_are_an_error_that_names_the_tensors(tmp_path: Path) -> None:
