@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -41,9 +40,14 @@ import warnings
 warnings.simplefilter("error")
 warnings.simplefilter("ignore", PendingDeprecationWarning)  # rasterio's use of affine
 from solution import PROVENANCE, maskgeration
-written = maskgeration(sys.argv[2], sys.argv[3])
+said = []
+for images, out in zip(sys.argv[2::2], sys.argv[3::2]):
+    try:
+        said.append([path.name for path in maskgeration(images, out)])
+    except ValueError as error:
+        said.append(str(error))
 assert "outlast" not in sys.modules
-print(json.dumps({"written": [path.name for path in written], "provenance": PROVENANCE}))
+print(json.dumps({"said": said, "provenance": PROVENANCE}))
 """
 
 TEXTURE = """
@@ -79,7 +83,7 @@ class Tiny(nn.Module):
         return {"logits": self.last(torch.cat([features, deep], dim=1)) + place, "boundary": features[:, :1]}
 
 
-def write_tiles(folder, dtype="uint8", georeferenced=True):
+def write_tiles(folder, dtype="uint8", fill=0, tagged=True):
     """Tiles in the layout of the competition; returns what was written, NaN where nothing was observed."""
     random = np.random.default_rng(0)
     written = {}
@@ -91,10 +95,11 @@ def write_tiles(folder, dtype="uint8", georeferenced=True):
             path = folder / band / name
             path.parent.mkdir(parents=True, exist_ok=True)
             place = {"crs": "EPSG:32645", "transform": from_origin(5e5 + 1000 * number, 3e6, 30, 30)}
+            place |= {"nodata": fill} if tagged else {}
             with rasterio.open(
-                path, "w", driver="GTiff", count=1, height=height, width=width, dtype=dtype, nodata=0, **place
+                path, "w", driver="GTiff", count=1, height=height, width=width, dtype=dtype, **place
             ) as dataset:
-                dataset.write(np.nan_to_num(values, nan=0).astype(dtype), 1)
+                dataset.write(np.nan_to_num(values, nan=fill).astype(dtype), 1)
         written[name] = bands
     return written
 
@@ -103,7 +108,7 @@ def expected_mask(networks, bands, kinds=("identity",)):
     """The mask that the networks give in this process."""
 
     def member(network):
-        return lambda images: network.eval()(images)["logits"].softmax(1)
+        return lambda images: network(images)["logits"].softmax(1)
 
     _, height, width = bands.shape
     forward = tta(ensemble([member(network) for network in networks]), kinds)
@@ -117,14 +122,14 @@ def expected_mask(networks, bands, kinds=("identity",)):
     return classes * np.uint8(85)
 
 
-def run_alone(archive, images, out, empty):
-    """Unpack into an empty folder and run there, isolated from the environment and from Outlast."""
+def run_alone(archive, empty, *calls):
+    """Unpack into an empty folder and call it there with each (images, out), isolated from Outlast and environment."""
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(empty)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-I", "-c", JURY, str(empty), str(images), str(out)]
-    done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    return done.returncode, done.stdout, done.stderr
+    command = [sys.executable, "-I", "-c", JURY, str(empty), *(str(path) for call in calls for path in call)]
+    done = subprocess.run(command, cwd=empty, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def read(path):
@@ -147,36 +152,53 @@ def export(networks, to, **more):
     )
 
 
-def test_runs_alone_and_gives_the_masks_of_this_process_on_the_place_of_band_1(tmp_path):
-    written = write_tiles(tmp_path / "tiles")
-    networks = [Tiny(seed=seed).eval() for seed in (1, 2)]
-    archive = export(networks, tmp_path / "solution.zip", tta=FLIPS)
-    code, printed, problem = run_alone(archive, tmp_path / "tiles", tmp_path / "masks", tmp_path / "empty")
-    assert code == 0, problem
-    said = json.loads(printed)
-    assert said == {"written": sorted(SIZES), "provenance": SIDECAR}
-    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == sorted(SIZES)
+NETWORKS = [Tiny(seed=seed).eval() for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """What a jury gets: masks, the same again, and the answer to a folder with missing files."""
+    root = tmp_path_factory.mktemp("judged")
+    written = write_tiles(root / "tiles")
+    write_tiles(root / "broken")
+    (root / "broken" / "Band2" / "first.tif").unlink()
+    (root / "broken" / "Band4" / "third.tif").unlink()
+    archive = export(NETWORKS, root / "solution.zip", tta=FLIPS)
+    calls = [("tiles", "masks"), ("tiles", "again"), ("broken", "never"), ("nowhere", "never")]
+    answer = run_alone(archive, root / "empty", *((root / images, root / out) for images, out in calls))
+    return root, written, answer
+
+
+def test_runs_alone_and_gives_the_masks_of_this_process_on_the_place_of_band_1(judged):
+    root, written, answer = judged
+    assert answer["said"][0] == sorted(SIZES) and answer["provenance"] == SIDECAR
+    assert sorted(path.name for path in (root / "masks").iterdir()) == sorted(SIZES)
     for name, bands in written.items():
-        made, profile, bounds = read(tmp_path / "masks" / name)
-        _, reference, where = read(tmp_path / "tiles" / "Band1" / name)
+        made, profile, bounds = read(root / "masks" / name)
+        _, reference, where = read(root / "tiles" / "Band1" / name)
         assert profile["dtype"] == "uint8" and profile["count"] == 1 and profile["nodata"] is None
         assert (profile["crs"], profile["transform"], bounds) == (reference["crs"], reference["transform"], where)
-        expected = expected_mask(networks, bands, FLIPS)
+        expected = expected_mask(NETWORKS, bands, FLIPS)
         nothing = np.isnan(bands).all(axis=0)
         assert nothing.any() and (made[nothing] == 0).all()
         np.testing.assert_array_equal(made[~nothing], expected[~nothing])
         assert len(np.unique(made)) >= 3, "the networks must tell classes apart for this to mean anything"
 
 
-def test_a_second_run_and_a_second_export_give_the_same_bytes(tmp_path):
-    write_tiles(tmp_path / "tiles")
-    archives = [export([Tiny().eval()], tmp_path / name) for name in ("one.zip", "two.zip")]
-    assert archives[0].read_bytes() == archives[1].read_bytes()
-    for name in ("one", "two"):
-        code, _, problem = run_alone(archives[0], tmp_path / "tiles", tmp_path / name, tmp_path / f"empty {name}")
-        assert code == 0, problem
+def test_a_second_run_and_a_second_export_give_the_same_bytes(judged, tmp_path):
+    root, _, _ = judged
     for name in SIZES:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+        assert (root / "masks" / name).read_bytes() == (root / "again" / name).read_bytes()
+    again = export(NETWORKS, tmp_path / "other name.zip", tta=FLIPS)
+    assert again.read_bytes() == (root / "solution.zip").read_bytes()
+
+
+def test_missing_files_are_all_named_before_anything_is_written(judged):
+    root, _, answer = judged
+    _, _, broken, nowhere = answer["said"]
+    assert "Band2/first.tif" in broken and "Band4/third.tif" in broken
+    assert all(f"nowhere/{band}" in nowhere for band in BANDS)
+    assert not (root / "never").exists()
 
 
 def test_half_precision_halves_the_file_and_keeps_statistics_whole(tmp_path):
@@ -187,8 +209,8 @@ def test_half_precision_halves_the_file_and_keeps_statistics_whole(tmp_path):
             self.wide = nn.Conv2d(16, 4, 31, padding=15)
 
         def forward(self, images):
-            output = super().forward(images + 70_000.0)
-            return output["logits"] + 1e-3 * self.wide(torch.cat([output["logits"]] * 4, dim=1))
+            logits = super().forward(images + 70_000.0)["logits"]
+            return {"logits": logits + 1e-3 * self.wide(torch.cat([logits] * 4, dim=1))}
 
     network = Wide().eval()
     sizes = {}
@@ -201,47 +223,28 @@ def test_half_precision_halves_the_file_and_keeps_statistics_whole(tmp_path):
     assert tensors["network.wide.weight"].dtype == torch.float16
     assert tensors["network.norm.running_var"].dtype == torch.float32
     torch.testing.assert_close(tensors["network.mean"], network.mean)
-    write_tiles(tmp_path / "tiles")
-    masks = {}
-    for half in (False, True):
-        out = tmp_path / f"masks {half}"
-        code, _, problem = run_alone(tmp_path / f"{half}.zip", tmp_path / "tiles", out, tmp_path / f"empty {half}")
-        assert code == 0, problem
-        masks[half] = np.concatenate([read(out / name)[0].ravel() for name in SIZES])
-    assert (masks[True] == masks[False]).mean() > 0.99
+    written = write_tiles(tmp_path / "tiles")
+    run_alone(tmp_path / "True.zip", tmp_path / "empty", (tmp_path / "tiles", tmp_path / "masks"))
+    same = [
+        read(tmp_path / "masks" / name)[0] == np.where(np.isnan(bands).all(axis=0), 0, expected_mask([network], bands))
+        for name, bands in written.items()
+    ]
+    assert np.concatenate([part.ravel() for part in same]).mean() > 0.99
 
 
-def test_channels_that_are_computed_go_along(tmp_path):
-    written = write_tiles(tmp_path / "tiles", dtype="int16")
+def test_channels_that_are_computed_go_along_and_a_fill_without_a_tag_is_nothing_observed(tmp_path):
+    written = write_tiles(tmp_path / "tiles", dtype="int16", fill=-9999, tagged=False)
     network = Tiny(channels=6).eval()
     prepare = Prepare("texture", "with_texture", 1, {"texture": TEXTURE}, {"band": 3, "scale": 0.5})
-    archive = export([network], tmp_path / "solution.zip", prepare=prepare)
-    code, _, problem = run_alone(archive, tmp_path / "tiles", tmp_path / "masks", tmp_path / "empty")
-    assert code == 0, problem
+    archive = export([network], tmp_path / "solution.zip", prepare=prepare, fills=[-9999.0] * 5)
+    run_alone(archive, tmp_path / "empty", (tmp_path / "tiles", tmp_path / "masks"))
     for name, bands in written.items():
         added = np.abs(np.diff(bands[[3]], axis=2, append=0)) * np.float32(0.5)
         nothing = np.isnan(bands).all(axis=0)
         expected = expected_mask([network], np.concatenate([bands, added]))
-        np.testing.assert_array_equal(read(tmp_path / "masks" / name)[0][~nothing], expected[~nothing])
-
-
-def test_a_fill_without_a_tag_is_nothing_observed(tmp_path):
-    write_tiles(tmp_path / "tiles")
-    for path in sorted((tmp_path / "tiles").rglob("*.[tT][iI][fF]")):
-        with rasterio.open(path, "r+") as dataset:
-            values = dataset.read(1)
-            dataset.nodata = None
-            dataset.write(np.where(values == 0, 255, values).astype(np.uint8), 1)
-    bands = np.stack([read(tmp_path / "tiles" / band / "first.tif")[0] for band in BANDS]).astype(np.float32)
-    bands[bands == 255] = np.nan
-    network = Tiny().eval()
-    archive = export([network], tmp_path / "solution.zip", fills=[255.0] * 5)
-    code, _, problem = run_alone(archive, tmp_path / "tiles", tmp_path / "masks", tmp_path / "empty")
-    assert code == 0, problem
-    nothing = np.isnan(bands).all(axis=0)
-    made = read(tmp_path / "masks" / "first.tif")[0]
-    assert nothing.any() and (made[nothing] == 0).all()
-    np.testing.assert_array_equal(made[~nothing], expected_mask([network], bands)[~nothing])
+        made = read(tmp_path / "masks" / name)[0]
+        assert nothing.any() and (made[nothing] == 0).all()
+        np.testing.assert_array_equal(made[~nothing], expected[~nothing])
 
 
 def test_folds_of_one_architecture_share_its_source(tmp_path):
@@ -252,17 +255,6 @@ def test_folds_of_one_architecture_share_its_source(tmp_path):
     assert [name for name in names if "network" in name] == ["solution_parts/network_0.py"]
     assert [name for name in names if "weights" in name] == [f"solution_weights/{number}.pth" for number in range(3)]
     assert text.index("config_hash") < text.index("def maskgeration")
-
-
-def test_missing_files_are_all_named_before_anything_is_written(tmp_path):
-    write_tiles(tmp_path / "tiles")
-    (tmp_path / "tiles" / "Band2" / "first.tif").unlink()
-    (tmp_path / "tiles" / "Band4" / "third.tif").unlink()
-    archive = export([Tiny().eval()], tmp_path / "solution.zip")
-    code, _, problem = run_alone(archive, tmp_path / "tiles", tmp_path / "masks", tmp_path / "empty")
-    assert code != 0
-    assert "Band2/first.tif" in problem and "Band4/third.tif" in problem
-    assert not (tmp_path / "masks").exists()
 
 
 def test_weights_beyond_the_limit_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
