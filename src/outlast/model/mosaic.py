@@ -60,12 +60,12 @@ def predict_scene(
     share; the last tile of a row or column is moved back into the scene. `batch` is the most tiles at a time.
     budget_bytes bounds this machine's memory for all of it, with `forward_bytes` for what forward itself takes per
     image; first the batch gives way, then the strip is cut into blocks of columns, one after the other from left to
-    right (tiles on a cut are then computed twice). Not counted: rows that the caller keeps, and the up to 64 MiB of freed
+    right (tiles on a cut are then computed twice). Not counted: rows that the caller keeps, and up to 64 MiB of freed
     memory that the C library holds back.
     Raises ConfigError (settings, a budget too small) at once; ModelError for a forward that does not give finite
     (B, classes, tile, tile); ValueError for a `read` of another shape.
     """
-    _check(height, width, tile, overlap, batch, window)
+    check_tiles(height, width, tile, overlap, batch, window)
     columns, fitting = fit(
         width,
         channels,
@@ -118,7 +118,8 @@ WINDOWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def _check(height: int, width: int, tile: int, overlap: int, batch: int, window: str) -> None:
+def check_tiles(height: int, width: int, tile: int, overlap: int, batch: int, window: str = "hann") -> None:
+    """Refuse what a scene can't be cut by. Raises ConfigError that names every problem."""
     problems = []
     if min(height, width) < 1:
         problems.append(f"the scene has {height} x {width} pixels")
