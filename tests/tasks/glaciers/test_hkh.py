@@ -334,7 +334,7 @@ def test_a_folder_without_patches_says_what_was_expected(tmp_path, made):
     if made:
         root.mkdir()
         np.save(root / "weights.npy", patch())
-    with pytest.raises(DataNotFoundError, match="slice_<scene>_img_<number>.npy"):
+    with pytest.raises(DataNotFoundError, match="slice_<scene>_img_<number>"):
         hkh.examples(root)
 
 
