@@ -15,7 +15,7 @@ def signed_distance(mask: np.ndarray, classes: int) -> np.ndarray:
     1/32 pixel). 0 everywhere for a class without a boundary: one that is nowhere, or everywhere. A pixel with any other
     value (no label) is outside every class.
     """
-    from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
+    from scipy.ndimage import distance_transform_edt
 
     distances = np.zeros((classes, *mask.shape), np.float16)
     for number in range(classes):

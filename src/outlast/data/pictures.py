@@ -115,7 +115,7 @@ def errors_by_distance(truth: np.ndarray, prediction: np.ndarray, furthest: int 
     The distance is that from a pixel's centre to the edge of the nearest pixel of another class, IGNORED not being one;
     in a tile of one class everything is far away.
     """
-    from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
+    from scipy.ndimage import distance_transform_edt
 
     labelled = truth != IGNORED
     counts = np.zeros((2, furthest + 1), np.int64)

@@ -133,7 +133,7 @@ def boundary_f1(predicted: np.ndarray, truth: np.ndarray, classes: int, toleranc
 
 
 def _boundary_f1(predicted: np.ndarray, truth: np.ndarray, tolerance: float) -> float:
-    from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
+    from scipy.ndimage import distance_transform_edt
 
     if not predicted.any() or not truth.any():
         return 0.0 if predicted.any() or truth.any() else math.nan

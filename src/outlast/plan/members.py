@@ -16,7 +16,6 @@ from outlast.loop.setup import load_weights
 from outlast.save.store import Saved, best_weights
 from outlast.task import Inputs, Learner, Member, Together, Train
 
-
 Batch = dict[str, torch.Tensor]
 
 

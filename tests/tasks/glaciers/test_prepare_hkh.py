@@ -16,7 +16,7 @@ import rasterio.warp
 from rasterio.transform import from_origin
 
 from outlast.errors import ConfigError, DataError, DataNotFoundError, SaveError
-from outlast.tasks.glaciers import geography, hkh, prepare_hkh
+from outlast.tasks.glaciers import hkh, hkh_geography, prepare_hkh
 from outlast.tasks.glaciers.hkh_plan import Preparation
 from outlast.tasks.glaciers.outlines import ground
 from outlast.tasks.glaciers.prepare_hkh import main, prepare
@@ -106,9 +106,9 @@ def test_masks_are_the_outlines_and_images_the_windows_of_the_scene(tmp_path, cr
 
 
 def test_patches_reach_the_edge_and_overlap_as_asked():
-    assert geography.starts(300, 64, 6) == [0, 58, 116, 174, 232, 236]
-    assert geography.starts(122, 64, 6) == [0, 58]
-    assert geography.starts(64, 64, 6) == [0]
+    assert hkh_geography.starts(300, 64, 6) == [0, 58, 116, 174, 232, 236]
+    assert hkh_geography.starts(122, 64, 6) == [0, 58]
+    assert hkh_geography.starts(64, 64, 6) == [0]
 
 
 def test_what_is_prepared_is_read_as_examples(made):
@@ -214,15 +214,15 @@ def test_the_same_scenes_give_the_same_split_and_every_split_its_share(region, t
 def test_shares_come_near_to_what_was_asked_and_no_split_stays_empty():
     amounts = {f"block {number}": 1 + number % 3 for number in range(200)}
     for seed in range(5):
-        splits = geography.share_out(amounts, {"train": 0.7, "val": 0.2, "test": 0.1}, seed)
+        splits = hkh_geography.share_out(amounts, {"train": 0.7, "val": 0.2, "test": 0.1}, seed)
         got = Counter()
         for unit, split in splits.items():
             got[split] += amounts[unit] / sum(amounts.values())
         assert got["train"] == pytest.approx(0.7, abs=0.02) and got["test"] == pytest.approx(0.1, abs=0.02)
-    few = geography.share_out({"a": 100, "b": 1, "c": 1}, {"train": 0.98, "val": 0.01, "test": 0.01}, 0)
+    few = hkh_geography.share_out({"a": 100, "b": 1, "c": 1}, {"train": 0.98, "val": 0.01, "test": 0.01}, 0)
     assert sorted(few.values()) == ["test", "train", "val"]
     with pytest.raises(DataError, match="in 2 scene or block, too few for the splits train, val, test"):
-        geography.share_out({"a": 1, "b": 1}, {"train": 0.8, "val": 0.1, "test": 0.1}, 0)
+        hkh_geography.share_out({"a": 1, "b": 1}, {"train": 0.8, "val": 0.1, "test": 0.1}, 0)
 
 
 def test_outside_the_border_and_without_data_nothing_is_observed(tmp_path):

@@ -163,7 +163,7 @@ def _labelled(table: pd.DataFrame) -> Float64:
 
 def _in_degrees(reference: Georeference) -> Georeference:
     """The same place in longitude and latitude, to first order around the upper left corner."""
-    from rasterio.warp import transform  # type: ignore[import-untyped]
+    from rasterio.warp import transform
 
     corners = [reference.point(0, 0), reference.point(0, 1000), reference.point(1000, 0)]
     xs, ys = transform(reference.crs, "EPSG:4326", *map(list, zip(*corners, strict=True)))[:2]

@@ -22,8 +22,8 @@ from rasterio.transform import Affine
 from outlast.base.files import sha256
 from outlast.base.log import Progress
 from outlast.errors import ConfigError, DataError, DataNotFoundError, listed
-from outlast.tasks.glaciers.hkh_geography import Box, Place, Window, block_of, place, starts
 from outlast.tasks.glaciers.hkh import HKH_CHANNELS
+from outlast.tasks.glaciers.hkh_geography import Box, Place, Window, block_of, place, starts
 from outlast.tasks.glaciers.hkh_patch import DEBRIS, ICE
 from outlast.tasks.glaciers.outlines import Outlines, corners, ground, read_areas, read_outlines
 

@@ -30,8 +30,8 @@ from rasterio.windows import Window as Area
 from outlast.base.files import locked, read_json, sweep, write_bytes, write_json, write_text
 from outlast.base.log import Progress, say
 from outlast.errors import DataError, OutlastError, SaveError
-from outlast.tasks.glaciers.hkh_geography import Window
 from outlast.tasks.glaciers.hkh import CLASSES, STATISTICS, sensing
+from outlast.tasks.glaciers.hkh_geography import Window
 from outlast.tasks.glaciers.hkh_pairs import INDEX, PLAN
 from outlast.tasks.glaciers.hkh_patch import bits_of, measure
 from outlast.tasks.glaciers.hkh_plan import (
