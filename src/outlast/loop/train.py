@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -260,7 +261,7 @@ class _Session:
             "learning_rate": rate,
             "train_loss": means.pop("loss_sum", None),
             **{f"train_{name}": value for name, value in means.items()},
-            **{f"val_{name}": value for name, value in metrics.items() if isinstance(value, int | float)},
+            **{f"val_{name}": value for name, value in _numbers(metrics)},
         }
         text = json.dumps({key: _finite(value) for key, value in line.items()}) + "\n"
         if self.saver is not None:
@@ -384,6 +385,15 @@ def _truncate(path: Path, length: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as stream:
         stream.truncate(length)
+
+
+def _numbers(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Every number; those of a class, as in {"iou": {"ice": 0.7}}, under both names: iou_ice."""
+    for name, value in metrics.items():
+        if isinstance(value, int | float):
+            yield name, value
+        elif isinstance(value, dict):
+            yield from ((f"{name}_{part}", number) for part, number in value.items() if isinstance(number, int | float))
 
 
 def _finite(value: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from outlast.task import Call, Delivery, Figure, Predict, Rows, Stage, Task, Train
+from outlast.task import Call, Delivery, Predict, Rows, Stage, Task, Train
 from outlast.tasks.glaciers import learner as glaciers
 from outlast.tasks.glaciers import use
 from outlast.tasks.glaciers.config import PRESETS, GlaciersConfig, StageConfig
@@ -48,7 +48,7 @@ def stages(config: GlaciersConfig) -> Sequence[Stage]:
         plan.append(Predict(judge, tuple(names), rows, outputs=("classes",), together=use.together))
         judged.append(judge)
     plan.append(Predict("test", _trained(plan), Rows(values=("test",)), outputs=("classes",), together=use.together))
-    makes = ("metrics.json",)
+    makes = ("metrics.json", "examples.npz", "boundary.json")
     plan.append(Call("scores", score, config, learner=glaciers.SEGMENTER, needs=(*judged, "test"), makes=makes))
     return plan
 
@@ -77,9 +77,13 @@ def _members(config: GlaciersConfig) -> Iterator[tuple[str, Any]]:
 
 
 def _stage(config: GlaciersConfig, fold: int | None, **changed: Any) -> StageConfig:
-    return StageConfig.model_validate(
-        {**config.model_dump(), **{k: v.model_dump() for k, v in changed.items()}, "fold": fold}
-    )
+    """A training stage's configuration: no model part that no loss trains, no loss of a part that the model has not."""
+    values = {**config.model_dump(), **{name: part.model_dump() for name, part in changed.items()}, "fold": fold}
+    if values["model"]["architecture"] == "unet":
+        values["loss"]["auxiliary"] = 0.0
+    if values["loss"]["boundary_head"] == 0:
+        values["model"]["boundary_head"] = False
+    return StageConfig.model_validate(values)
 
 
 def _others(fold: int, folds: int) -> Rows:
@@ -99,10 +103,4 @@ TASK = Task(
     stages=stages,
     deliver=deliver,
     synthetic=write,
-    figures=(
-        Figure("segmentation_examples", "scores/examples.npz", "Maps beside the truth"),
-        Figure("class_table", "scores/metrics.json", "Per class"),
-        Figure("confusion_matrix", "scores/metrics.json", "Confusion matrix"),
-        Figure("boundary_error", "scores/boundary.json", "Errors near boundaries"),
-    ),
 )

@@ -115,6 +115,15 @@ class GlaciersConfig(TaskConfig):
     overlap: float = Field(0.5, ge=0, lt=0.9, description="of a tile with its neighbour, where scenes are predicted")
     pretrain: Pretraining = Pretraining()
 
+    @model_validator(mode="after")
+    def _head_is_there(self) -> Self:
+        if self.loss.boundary_head > 0 and not self.model.boundary_head:
+            raise ValueError(
+                f"loss.boundary_head={self.loss.boundary_head} trains a head that model.boundary_head=false leaves out; "
+                "set the one to 0 or the other to true"
+            )
+        return self
+
 
 class StageConfig(GlaciersConfig):
     """A training stage's own configuration: which rows it is judged on decides what its statistics are of."""

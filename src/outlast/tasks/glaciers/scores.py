@@ -29,7 +29,7 @@ def score(work: Work) -> Mapping[str, Any]:
     result = {"split": "out of fold" if len(judges) > 1 else "val", **judged.summary()}
     document = {
         "split": result["split"], "tiles": judged.tiles, "metrics": judged.metrics, "classes": list(CLASSES),
-        "confusion": judged.confusion.tolist(), "synthetic": work.synthetic,
+        "confusion": judged.confusion.tolist(), "unit": "pixels", "synthetic": work.synthetic,
     }  # fmt: skip
     tested = _scored(work.examples, [work.inputs["test"]])
     if tested.tiles:
