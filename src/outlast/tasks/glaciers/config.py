@@ -23,9 +23,7 @@ class GlaciersBands(Settings):
     use: tuple[str, ...] | None = Field(None, min_length=1, description="folder names of bands; none: all there are")
     texture: bool = Field(False, description="add contrast and energy of grey-level co-occurrence (GLCM) of one band")
     texture_band: str = Field("Band4", description="folder of the band that textures are made of (SWIR1 is Band4)")
-    texture_range: tuple[float, float] | None = Field(
-        None, description="values that the grey levels divide; none: 0 to 255 (8-bit bands)"
-    )
+    texture_range: tuple[float, float] = Field((0.0, 256.0), description="values that the grey levels divide evenly")
     glcm: Texture = Texture()
 
     def idle(self) -> dict[str, str]:
@@ -34,7 +32,7 @@ class GlaciersBands(Settings):
 
     @model_validator(mode="after")
     def _range_rises(self) -> Self:
-        if self.texture_range is not None and self.texture_range[0] >= self.texture_range[1]:
+        if self.texture_range[0] >= self.texture_range[1]:
             raise ValueError(f"texture_range {self.texture_range} does not rise; give the lower value first")
         return self
 
@@ -119,7 +117,7 @@ class GlaciersConfig(TaskConfig):
     def _head_is_there(self) -> Self:
         if self.loss.boundary_head > 0 and not self.model.boundary_head:
             raise ValueError(
-                f"loss.boundary_head={self.loss.boundary_head} trains a head that model.boundary_head=false leaves out; "
+                f"loss.boundary_head={self.loss.boundary_head} needs the head that model.boundary_head=false leaves out; "
                 "set the one to 0 or the other to true"
             )
         return self
@@ -165,7 +163,7 @@ def t4() -> GlaciersConfig:
 
 
 def full() -> GlaciersConfig:
-    """Several sessions: HKH pretraining, five folds, two encoders and the hybrid. Its settings were not measured yet."""
+    """Several sessions: HKH pretraining, five folds, two encoders and the hybrid. Not measured yet."""
     return GlaciersConfig(
         data=GlaciersData(folds=5),
         members=("resnet34", "resnet18", "glavitu"),

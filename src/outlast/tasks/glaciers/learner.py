@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from outlast.base.log import say
 from outlast.data import segment_augment as augmentation
 from outlast.data.distance import signed_distance
 from outlast.data.find import check_names, find_root
-from outlast.data.sampler import Drawn, pixel_balanced, shuffled
+from outlast.data.sampler import WANTED, Drawn, pixel_balanced, shuffled
 from outlast.data.table import Examples
 from outlast.data.texture import glcm
 from outlast.errors import DataError, DataNotFoundError, listed
@@ -35,6 +36,8 @@ from outlast.tasks.glaciers import hkh, tiles
 from outlast.tasks.glaciers.config import CLASSES, GlaciersConfig
 
 Batch = dict[str, Tensor]
+_MEASURED = 24  # windows that the statistics of textures are of
+TEXTURES = 2  # channels: contrast and energy
 PRETRAIN, FINETUNE = "pretrain", "finetune"  # names of data roots, and of stages
 
 
@@ -57,9 +60,12 @@ def examples(config: GlaciersConfig, roots: Mapping[str, Path]) -> Examples:
     else:
         trained_on = {"": np.flatnonzero(table["split"] == "train")}
     facts |= {
-        "channels": len(bands) + 2 * config.bands.texture,
+        "channels": len(bands) + TEXTURES * config.bands.texture,
         "used_bands": [facts["band_names"][number] for number in bands],
-        "statistics": {name: _statistics(table, rows, bands) for name, rows in trained_on.items()},
+        "statistics": {
+            name: _with_textures(config, root, table, rows, _statistics(table, rows, bands))
+            for name, rows in trained_on.items()
+        },
     }
     return replace(found, table=table, facts=facts, notes=tuple(notes))
 
@@ -93,11 +99,18 @@ def labelled(config: GlaciersConfig, root: Path, facts: Mapping[str, Any]) -> Ex
 
 
 def read(config: GlaciersConfig, root: Path, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """{"bands": float32 (C, S, S), NaN where nothing was observed; "mask": uint8 (S, S); "distance" if it is asked for}."""
+    """{"bands": float32 (C, S, S), NaN where nothing was observed; "mask": uint8 (S, S); "distance" if a loss needs it}."""
     sample = tiles.read_window(root, row, bands=config.bands.use)
     if config.bands.texture:
-        texture = tiles.read_window(root, row, bands=[config.bands.texture_band])["bands"]
-        sample["bands"] = textured(config, sample["bands"], texture, [config.bands.texture_band])
+        rim = config.bands.glcm.window // 2
+        wider = {
+            "y": row["y"] - rim,
+            "x": row["x"] - rim,
+            "height": row["height"] + 2 * rim,
+            "width": row["width"] + 2 * rim,
+        }
+        band = tiles.read_window(root, {**row, **wider}, bands=[config.bands.texture_band])["bands"][0]
+        sample["bands"] = np.concatenate([sample["bands"], textures(config, band)])
     return _with_distance(config, sample)
 
 
@@ -135,8 +148,15 @@ def draw(config: GlaciersConfig, seed: int, epoch: int, indices: np.ndarray) -> 
 
 
 def augment(config: GlaciersConfig, batch: Batch, draws: np.ndarray | None) -> Batch:
-    """Windows as they were read to crops as they are trained on; whole windows where draws is None."""
-    return {**batch, **augmentation.apply(batch, draws, config.augment, config.data.crop)}
+    """Windows as they were read to crops as they are trained on; whole windows where draws is None.
+
+    Textures keep their level: what changes the light of a band changes them otherwise than by a factor.
+    """
+    anywhere = torch.full((len(batch["mask"]),), augmentation.ANYWHERE)
+    made = augmentation.apply({WANTED: anywhere, **batch}, draws, config.augment, config.data.crop)
+    if config.bands.texture:
+        made["gain"][:, -TEXTURES:], made["shift"][:, -TEXTURES:] = 1.0, 0.0
+    return made
 
 
 def model(config: GlaciersConfig, inputs: Inputs, rung: str) -> nn.Module:
@@ -205,20 +225,18 @@ def deploy(config: GlaciersConfig, model: nn.Module) -> nn.Module:
     return deployed(model)
 
 
-def textured(config: GlaciersConfig, chosen: np.ndarray, bands: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """The chosen bands (C, H, W) with the textures of one of all `bands` behind: (C + 2, H, W)."""
-    texture = glcm(bands[list(names).index(config.bands.texture_band)], config.bands.glcm, _texture_range(config))
-    return np.concatenate([chosen, texture])
+def textures(config: GlaciersConfig, band: np.ndarray) -> np.ndarray:
+    """Contrast and energy (2, H, W) of a band that is wider by half a texture window on each side."""
+    rim = config.bands.glcm.window // 2
+    return glcm(band, config.bands.glcm, config.bands.texture_range)[
+        :, rim : band.shape[0] - rim, rim : band.shape[1] - rim
+    ]
 
 
 def _with_distance(config: GlaciersConfig, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if config.loss.needs_distance:
         sample["distance"] = signed_distance(sample["mask"], len(CLASSES))
     return sample
-
-
-def _texture_range(config: GlaciersConfig) -> tuple[float, float]:
-    return config.bands.texture_range or (0.0, 255.0)
 
 
 def _chosen(config: GlaciersConfig, names: Sequence[str]) -> list[int]:
@@ -250,6 +268,20 @@ def _statistics(table: pd.DataFrame, rows: np.ndarray, bands: Sequence[int]) -> 
         "std": [float(std[band]) for band in bands],
         "pixels": [int(table[f"pixels_{number}"].iloc[rows].sum()) for number in range(len(CLASSES))],
     }
+
+
+def _with_textures(
+    config: GlaciersConfig, root: Path, table: pd.DataFrame, rows: np.ndarray, statistics: dict[str, Any]
+) -> dict[str, Any]:
+    """With the mean and standard deviation of both textures, of some training windows spread over all of them."""
+    if not config.bands.texture:
+        return statistics
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(_MEASURED, len(rows))).round().astype(int))]
+    records = table.iloc[chosen].to_dict("records")
+    samples = [read(config, root, {str(name): value for name, value in row.items()})["bands"] for row in records]
+    values = np.concatenate([sample[-TEXTURES:].reshape(TEXTURES, -1) for sample in samples], axis=1).astype(np.float64)
+    mean, std = np.nanmean(values, axis=1), np.nanstd(values, axis=1)
+    return {**statistics, "mean": [*statistics["mean"], *mean.tolist()], "std": [*statistics["std"], *std.tolist()]}
 
 
 SEGMENTER = Learner(

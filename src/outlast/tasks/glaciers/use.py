@@ -19,7 +19,7 @@ from outlast.errors import DataError, listed
 from outlast.model.mosaic import ALL, FLIPS, ensemble, predict_scene, tta
 from outlast.task import Member, Scenes
 from outlast.tasks.glaciers.config import CLASSES, GlaciersConfig
-from outlast.tasks.glaciers.learner import deploy, textured
+from outlast.tasks.glaciers.learner import deploy, textures
 from outlast.tasks.glaciers.scenes import Scene, find_scenes
 
 Batch = dict[str, Tensor]
@@ -108,8 +108,12 @@ def _predict(asked: Scenes, config: GlaciersConfig, scene: Scene) -> dict[str, A
     used = [names.index(name) for name in asked.facts["used_bands"]]
 
     def read(y: int, x: int, height: int, width: int) -> np.ndarray:
-        pixels = scene.read(y, x, height, width)
-        return textured(config, pixels[used], pixels, names) if config.bands.texture else pixels[used]
+        if not config.bands.texture:
+            return scene.read(y, x, height, width)[used]
+        rim = config.bands.glcm.window // 2
+        wider = scene.read(y - rim, x - rim, height + 2 * rim, width + 2 * rim)
+        inner = wider[used, rim : rim + height, rim : rim + width]
+        return np.concatenate([inner, textures(config, wider[names.index(config.bands.texture_band)])])
 
     tile = min(config.tile, -(-max(scene.height, scene.width) // 32) * 32)
     classes = np.full((scene.height, scene.width), 255, np.uint8)
