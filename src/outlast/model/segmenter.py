@@ -25,8 +25,10 @@ from outlast.errors import ModelError, listed
 from outlast.model import backbone
 from outlast.model.glavitu import Glavitu
 from outlast.model.normalised import BoundaryHead, Deployed, Normalised, Outputs, SegmentationNet
+from outlast.model.plain_unet import PlainUnet
 from outlast.model.segmenter_settings import (
     GLAVITU,
+    PLAIN,
     GlavituSettings,
     SegmenterSettings,
     rung_settings,
@@ -66,6 +68,9 @@ def _net(settings: SegmenterSettings, channels: int, classes: int) -> Segmentati
     if settings.architecture == GLAVITU:
         head, dropout = settings.boundary_head, settings.dropout
         return Glavitu(settings.glavitu, channels, classes, boundary_head=head, dropout=dropout)
+    if settings.encoder == PLAIN:
+        head, dropout = settings.boundary_head, settings.dropout
+        return PlainUnet(settings.width, settings.depth, channels, classes, boundary_head=head, dropout=dropout)
     return BoundaryUnet(settings, channels, classes)
 
 

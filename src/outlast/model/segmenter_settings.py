@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 
 from outlast.config.schema import Settings
 
-GLAVITU, SMALL = "glavitu", "small"
+GLAVITU, PLAIN, SMALL = "glavitu", "plain", "small"
 LIGHT_ENCODER = "resnet18"
 _DECODER_CHANNELS = (256, 128, 64, 32, 16)  # those of smp's U-Net, deepest first
 _SQUEEZE = 16  # scSE divides the channels by this
-_SMALL_DEPTH = 3
+_SMALL_WIDTH, _SMALL_DEPTH = 12, 3
 
 Width = Annotated[int, Field(ge=4, le=4096)]
 
@@ -46,7 +46,10 @@ class SegmenterSettings(Settings):
     """Which segmentation model, and its sizes."""
 
     architecture: Literal["unet", "glavitu"] = "unet"
-    encoder: str = Field("resnet34", description="of the U-Net: a name known to smp, or tu-NAME for a timm model")
+    encoder: str = Field(
+        "resnet34", description="of the U-Net: plain (full resolution), a name known to smp, or tu-NAME of a timm model"
+    )
+    width: int = Field(24, ge=4, le=512, description="channels of the plain encoder, doubled at each level")
     depth: int = Field(5, ge=3, le=5, description="times that the encoder halves the resolution")
     decoder_channels: tuple[Width, ...] | None = Field(
         None, description="one number for each level, deepest first; none: chosen by depth"
@@ -66,19 +69,34 @@ class SegmenterSettings(Settings):
 
     def idle(self) -> dict[str, str]:
         if self.architecture == GLAVITU:
-            names = ("encoder", "depth", "decoder_channels", "decoder_norm", "attention", "pretrained", "weights")
+            names = (
+                "encoder",
+                "width",
+                "depth",
+                "decoder_channels",
+                "decoder_norm",
+                "attention",
+                "pretrained",
+                "weights",
+            )
             return dict.fromkeys(names, "they belong to the U-Net, and architecture is 'glavitu'")
         reasons = {f"{GLAVITU}.{name}": "architecture is 'unet'" for name in GlavituSettings.model_fields}
+        if self.encoder == PLAIN:
+            names = ("decoder_channels", "decoder_norm", "attention", "pretrained", "weights")
+            return reasons | dict.fromkeys(names, "encoder is 'plain'")
+        reasons["width"] = "encoder is not 'plain'"
         if self.pretrained and self.weights is not None:
             reasons["pretrained"] = "weights is given"
         return reasons
 
     def downloads(self) -> tuple[str, ...]:
-        wanted = self.architecture == "unet" and self.pretrained and self.weights is None
+        wanted = self.architecture == "unet" and self.encoder != PLAIN and self.pretrained and self.weights is None
         return (self.encoder.removeprefix("tu-"),) if wanted else ()
 
     @model_validator(mode="after")
     def _decoder_fits(self) -> Self:
+        if self.encoder == PLAIN:
+            return self
         if len(self.decoder) != self.depth:
             raise ValueError(f"decoder_channels has {len(self.decoder)} numbers and depth={self.depth}; give as many")
         if self.attention == "scse" and min(self.decoder) < _SQUEEZE:
@@ -95,9 +113,10 @@ def small_glavitu() -> GlavituSettings:
 
 
 def rungs(settings: SegmenterSettings) -> tuple[str, ...]:
-    """The wanted model, then a U-Net on ResNet18, then a shallow one; what would be the same model stands once."""
+    """The wanted model, then a U-Net on ResNet18, then a plain, narrow one; a larger one than wanted is left out."""
     ladder: dict[str, SegmenterSettings] = {}
-    for rung in (_wanted(settings), LIGHT_ENCODER, SMALL):
+    lighter = (SMALL,) if settings.encoder == PLAIN and settings.architecture != GLAVITU else (LIGHT_ENCODER, SMALL)
+    for rung in (_wanted(settings), *lighter):
         fitting = rung_settings(settings, rung)
         if fitting not in ladder.values():
             ladder.setdefault(rung, fitting)
@@ -110,7 +129,7 @@ def rung_settings(settings: SegmenterSettings, rung: str) -> SegmenterSettings:
         return settings
     lighter = {"architecture": "unet", "encoder": LIGHT_ENCODER, "pretrained": False, "weights": None}
     if rung == SMALL:
-        lighter |= {"depth": _SMALL_DEPTH, "decoder_channels": None}
+        lighter |= {"encoder": PLAIN, "width": _SMALL_WIDTH, "depth": _SMALL_DEPTH, "decoder_channels": None}
     return SegmenterSettings.model_validate({**settings.model_dump(), **lighter})
 
 
