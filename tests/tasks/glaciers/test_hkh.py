@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from outlast.errors import ConfigError, DataError, DataNotFoundError
-from outlast.tasks.glaciers import hkh, hkh_patch, hkh_scan
+from outlast.tasks.glaciers import hkh, hkh_pairs, hkh_patch, hkh_scan
 
 SIZE, CHANNELS = 16, 15
 OLD = 1_600_000_000  # so that files count as settled
@@ -75,6 +75,21 @@ def test_other_ways_to_name_a_pair_are_understood(tmp_path, name, word):
         save(tmp_path, name, word=word)
     found = hkh.examples(tmp_path)
     assert len(found.table) == 1 and found.table["split"].tolist() == [""]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_it"),
+    [
+        ("slice_0_img_000.npy", True),
+        ("dev/slice_0_mask_000.npy", True),
+        ("train/weights.npy", False),
+        ("img_0.png", False),
+    ],
+)
+def test_the_layout_is_known_by_its_names(tmp_path, name, is_it):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    assert hkh_pairs.looks_like_hkh(tmp_path) == is_it
 
 
 def test_a_scene_on_two_sides_of_a_given_split_is_said(tmp_path):

@@ -18,9 +18,9 @@ import pandas as pd
 
 from outlast.data.table import Examples
 from outlast.errors import ConfigError, DataError, listed
-from outlast.tasks.glaciers.hkh_pairs import INDEX, Pair, find_pairs, subset
+from outlast.tasks.glaciers.hkh_pairs import INDEX, Pair, find_pairs, refuse, subset
 from outlast.tasks.glaciers.hkh_patch import IGNORED, Measured, bits_of, classes_of, open_pair
-from outlast.tasks.glaciers.hkh_scan import measure_all, refuse
+from outlast.tasks.glaciers.hkh_scan import measure_all
 
 CLASSES = ("background", "ice", "debris", "lake")
 ABSENT_CLASSES = ("lake",)
