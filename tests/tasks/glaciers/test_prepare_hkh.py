@@ -221,7 +221,7 @@ def test_shares_come_near_to_what_was_asked_and_no_split_stays_empty():
         assert got["train"] == pytest.approx(0.7, abs=0.02) and got["test"] == pytest.approx(0.1, abs=0.02)
     few = geography.share_out({"a": 100, "b": 1, "c": 1}, {"train": 0.98, "val": 0.01, "test": 0.01}, 0)
     assert sorted(few.values()) == ["test", "train", "val"]
-    with pytest.raises(DataError, match="in 2 scenes or blocks, too few for the splits train, val, test"):
+    with pytest.raises(DataError, match="in 2 scene or block, too few for the splits train, val, test"):
         geography.share_out({"a": 1, "b": 1}, {"train": 0.8, "val": 0.1, "test": 0.1}, 0)
 
 

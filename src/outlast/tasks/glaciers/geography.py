@@ -72,7 +72,7 @@ def share_out(amounts: Mapping[str, int], fractions: Mapping[str, float], seed: 
     wanted = {name: share for name, share in fractions.items() if share > 0}
     if len(amounts) < len(wanted):
         raise DataError(
-            f"all glacier lies in {len(amounts)} scenes or blocks, too few for the splits {', '.join(wanted)}",
+            f"all glacier lies in {len(amounts)} scene or block, too few for the splits {', '.join(wanted)}",
             hint="split by smaller blocks, or give the fraction 0 to a split",
         )
     total = sum(amounts.values()) / sum(wanted.values())
