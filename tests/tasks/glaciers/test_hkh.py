@@ -163,6 +163,22 @@ def test_sums_of_the_rows_give_the_statistics_of_the_values(tmp_path):
         assert (squares / count - (total / count) ** 2) ** 0.5 == pytest.approx(np.nanstd(values), rel=1e-9)
 
 
+def test_the_scatter_of_a_row_is_that_about_its_own_mean_and_zero_for_a_constant_band(tmp_path):
+    shape = (150, 20, CHANNELS)  # more rows than are worked on at a time
+    image = 5000 + np.random.default_rng(0).random(shape).astype(np.float32)
+    image[..., 1] = 0.1  # not a whole number in binary
+    image[100:, :, 0] = np.nan
+    image[:70, :, 2] = np.nan
+    image[..., 3] = np.nan
+    save(tmp_path, "slice_0_{}_000", image, np.zeros((*shape[:2], 2)))
+    row = hkh.examples(tmp_path, channels=(0, 1, 2, 3)).table.iloc[0]
+    for number in (0, 2):
+        values = image[..., number].astype(np.float64)
+        assert row[f"scatter_{number}"] == pytest.approx(np.nanvar(values) * np.isfinite(values).sum(), rel=1e-9)
+    assert 0 <= row["scatter_1"] < 1e-24
+    assert (row["count_3"], row["sum_3"], row["scatter_3"]) == (0, 0, 0)
+
+
 def test_infinite_values_become_nan_and_are_counted(tmp_path):
     image = patch()
     image[2, 3, 0], image[2, 4, 1] = np.inf, -np.inf

@@ -90,7 +90,7 @@ def _load(memo: Path | None) -> dict[str, Measured]:
 
 
 def _restored(values: Any) -> Measured:
-    text, shape, infinite, count, total, squares, seen = values
+    text, shape, infinite, count, total, scatter, seen = values
     height, width, channels = shape
     return Measured(
         hash=str(text),
@@ -98,7 +98,7 @@ def _restored(values: Any) -> Measured:
         infinite=int(infinite),
         count=tuple(int(value) for value in count),
         total=tuple(float(value) for value in total),
-        squares=tuple(float(value) for value in squares),
+        scatter=tuple(float(value) for value in scatter),
         seen=tuple((int(label), int(bits), int(amount)) for label, bits, amount in seen),
     )
 
