@@ -110,6 +110,9 @@ def test_surface_by_hand() -> None:
     distance = torch.tensor([[[[-1.0, 1.0]], [[1.0, -1.0]]]])
     ours = losses.surface(logits, mask, distance)
     assert float(ours.value) == pytest.approx((0.5 * -1 + 0.5 * 1 + 0.25 * 1 + 0.75 * -1) / 4, rel=1e-6)
+    distance[..., 1] = torch.nan
+    alone = losses.surface(logits, torch.tensor([[[0, 255]]]), distance)
+    assert float(alone.value) == pytest.approx(0, abs=1e-6) and float(alone.counts) == 1
 
 
 def test_boundary_f1_by_hand() -> None:
@@ -135,6 +138,16 @@ def test_soft_boundary_is_the_rise_to_the_highest_neighbour() -> None:
     # The truth's boundary has 1 pixel a class; the prediction's, dilated, is 0.7 there: R = 0.7.
     ours = losses.boundary_f1(logits, mask, smooth=1e-12)
     assert float(ours.value) == pytest.approx(1 - 2 * 0.7 / 1.7, rel=1e-5)
+
+
+def test_there_is_no_boundary_against_pixels_without_label() -> None:
+    mask = torch.tensor([[[0, 0, 0, 255, 1, 1, 1]]])
+    assert float(losses.boundary_f1(torch.zeros(1, 2, 1, 7), mask).counts) == 0
+    logits = certain([[0, 0, 0, 0, 1, 1, 0]], 2)  # an edge is predicted at 5 and 6, and there is none
+    mask = torch.tensor([[[0, 1, 255, 1, 1, 1, 1]]])  # an edge at 0 and 1, and none is predicted
+    assert float(losses.boundary_f1(logits, mask, theta=1, smooth=1e-12).value) == pytest.approx(1, abs=1e-6)
+    # Either class: a true boundary of 1 pixel, a predicted one of 2, none in common: P = 1/3, R = 1/2.
+    assert float(losses.boundary_f1(logits, mask, theta=1, smooth=1.0).value) == pytest.approx(1 - 0.4, abs=1e-6)
 
 
 def test_mcc_by_hand_on_soft_counts() -> None:
@@ -174,9 +187,9 @@ def test_mcc_keeps_its_precision_where_nearly_everything_is_one_class() -> None:
     logits = torch.zeros(1, 2, 200, 200, dtype=torch.float64)
     logits[:, 0] = 12
     logits[0, 0, 100, 100] = 8
-    torch.testing.assert_close(
-        losses.mcc(logits.float(), mask).value.double(), losses.mcc(logits, mask).value, atol=1e-5, rtol=0
-    )
+    single, double = losses.mcc(logits.float(), mask), losses.mcc(logits, mask)
+    assert single.counts == 1
+    torch.testing.assert_close(single.value.double(), double.value, atol=1e-5, rtol=0)
 
 
 def test_boundary_head_by_hand() -> None:

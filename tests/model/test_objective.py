@@ -82,6 +82,14 @@ def test_every_setting_reaches_its_loss() -> None:
     }
 
 
+def test_smoothing_reaches_dice_and_boundary() -> None:
+    outputs, batch = example()
+    made = total(SegmentationLoss(dice=1, boundary=1, smooth=3), outputs, batch, 0.0)
+    logits, mask = outputs["logits"], batch["mask"]
+    assert made.parts["dice"] == losses.dice(logits, mask, 3.0).value
+    assert made.parts["boundary"] == losses.boundary_f1(logits, mask, smooth=3.0).value
+
+
 def test_auxiliary_outputs_are_trained_towards_the_same() -> None:
     outputs, batch = example()
     settings = SegmentationLoss(dice=0.5, auxiliary=0.4)

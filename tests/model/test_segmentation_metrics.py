@@ -168,6 +168,6 @@ def test_boundary_f1_without_a_boundary_or_a_label() -> None:
     np.testing.assert_array_equal(boundary_f1(nothing, square, 3), [0.0, 0.0, math.nan])
     np.testing.assert_array_equal(boundary_f1(square, nothing, 3), [0.0, 0.0, math.nan])
     unlabelled = square.copy()
-    unlabelled[2:7, 2:7] = 255
+    unlabelled[3:6, 3:6] = 255
     # No edge against what has no label, and none where the prediction's square is hidden.
     assert np.isnan(boundary_f1(square, unlabelled, 3)).all()

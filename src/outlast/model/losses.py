@@ -1,7 +1,8 @@
 """Losses of semantic segmentation, each a pure function of logits and a mask.
 
 For: every task that gives each pixel a class.
-Promises: they compute in float32 at least, also under autocast, and stay finite for the largest half-precision logits;
+Promises: they compute in float32 at least, and stay finite for the largest half-precision logits; they are made of
+elementwise operations, sums and maxima of float32, which autocast leaves as they are (a matrix product it would not);
 what stands at pixels that don't count changes neither value nor gradient; where nothing counts, the loss is 0, its
 gradient is 0, and the count that comes with it says so. Nothing waits for the device.
 Does not: check masks. A pixel that counts and holds no class (say 42 of 4) makes every loss of class logits NaN, which
@@ -13,9 +14,7 @@ The shapes, everywhere here: logits (B, K, H, W), of any floating type; mask (B,
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Concatenate, NamedTuple, ParamSpec, TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -23,8 +22,6 @@ from torch.nn import functional
 
 IGNORED = 255
 _ONE_CLASS = 1e-10  # a spread of predictions below this is one class: rounding would be larger than the correlation
-
-Parameters = ParamSpec("Parameters")
 
 
 class Term(NamedTuple):
@@ -51,20 +48,6 @@ class Counted(TypedDict, total=False):
     left_out: tuple[int, ...]
 
 
-def _in_full_precision(
-    loss: Callable[Concatenate[Tensor, Parameters], Term],
-) -> Callable[Concatenate[Tensor, Parameters], Term]:
-    """Switch autocast off within a loss. Its tensors come from `_pixels`, which are float32 at least."""
-
-    @functools.wraps(loss)
-    def outside_autocast(logits: Tensor, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Term:
-        with torch.autocast(logits.device.type, enabled=False):
-            return loss(logits, *args, **kwargs)
-
-    return outside_autocast
-
-
-@_in_full_precision
 def cross_entropy(
     logits: Tensor,
     mask: Tensor,
@@ -87,7 +70,6 @@ def cross_entropy(
     return Term(torch.where(nothing, 0 * value, value), torch.where(nothing, 0, pixels.counted.sum()))
 
 
-@_in_full_precision
 def focal(
     logits: Tensor, mask: Tensor, gamma: float = 2.0, alpha: Tensor | None = None, **counted: Unpack[Counted]
 ) -> Term:
@@ -103,7 +85,6 @@ def focal(
     return _mean(-weight * missing**gamma * log_p, pixels)
 
 
-@_in_full_precision
 def dice(logits: Tensor, mask: Tensor, smooth: float = 1.0, **counted: Unpack[Counted]) -> Term:
     """1 - (2 sum(p y) + s) / (sum p + sum y + s), the sums over the batch; mean over the classes that occur in it.
 
@@ -119,12 +100,11 @@ def dice(logits: Tensor, mask: Tensor, smooth: float = 1.0, **counted: Unpack[Co
     return _mean_of_classes(1 - (2 * overlap + smooth) / (both + smooth), occurs)
 
 
-@_in_full_precision
 def surface(logits: Tensor, mask: Tensor, distance: Tensor, **counted: Unpack[Counted]) -> Term:
     """Mean of p_k phi_k over pixels and classes; counts pixels. Range: that of phi, negative where it is right.
 
     distance: (B, K, H, W), phi, in pixels: the signed distance to the boundary of the true class, negative inside
-    (`data.distance.signed_distance`). Source: Kervadec et al. 2019, equation 5.
+    (`data.distance.signed_distance`). Source: Kervadec et al. 2019 (MIDL).
     """
     pixels = _pixels(logits, mask, **counted)
     inside = pixels.of_classes(distance.to(pixels.logits.dtype))
@@ -132,7 +112,6 @@ def surface(logits: Tensor, mask: Tensor, distance: Tensor, **counted: Unpack[Co
     return _mean((pixels.probabilities() * phi).mean(dim=1, keepdim=True), pixels)
 
 
-@_in_full_precision
 def boundary_f1(logits: Tensor, mask: Tensor, theta: int = 5, smooth: float = 1.0, **counted: Unpack[Counted]) -> Term:
     """1 - 2PR/(P + R) of soft boundaries; mean over the classes with a boundary in the batch. Range: 0 to 1.
 
@@ -157,12 +136,11 @@ def boundary_f1(logits: Tensor, mask: Tensor, theta: int = 5, smooth: float = 1.
     return _mean_of_classes(1 - f1, _per_class(true) > 0)
 
 
-@_in_full_precision
 def mcc(logits: Tensor, mask: Tensor, **counted: Unpack[Counted]) -> Term:
     """1 - R_K, the correlation of truth and prediction over several classes, of the soft confusion matrix Y^T P.
 
     Range: 0 (perfect) to 2; equals 1 - scikit-learn's `matthews_corrcoef` where predictions are certain. Counts 1; or
-    0 if truth or prediction is one class only, which is 0/0. Source: Gorodkin 2004, equation 8.
+    0 if truth or prediction is one class only, which is 0/0. Source: Gorodkin 2004.
     """
     pixels = _pixels(logits, mask, **counted)
     probabilities = pixels.probabilities()
@@ -178,7 +156,6 @@ def mcc(logits: Tensor, mask: Tensor, **counted: Unpack[Counted]) -> Term:
     return Term(torch.where(one_class, 0 * correlation, 1 - correlation), (~one_class).to(correlation.dtype).detach())
 
 
-@_in_full_precision
 def mcc_per_class(logits: Tensor, mask: Tensor, **counted: Unpack[Counted]) -> Term:
     """1 - the correlation of each class against the rest, from soft counts; mean over the classes. Range: 0 to 2.
 
@@ -199,7 +176,6 @@ def mcc_per_class(logits: Tensor, mask: Tensor, **counted: Unpack[Counted]) -> T
     return _mean_of_classes(1 - (tp * tn - fp * fn) / below, ~one_class)
 
 
-@_in_full_precision
 def boundary_head(head_logits: Tensor, mask: Tensor, **counted: Unpack[Counted]) -> Term:
     """Mean binary cross entropy of a head that tells which pixels lie on a boundary; counts pixels. Range: 0 and up.
 

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from outlast.errors import DataError
-
-IGNORED = 255
+from outlast.model.losses import IGNORED
 
 
 class Segmentation:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from outlast.errors import ConfigError, DataError, DataNotFoundError
-from outlast.tasks.glaciers import hkh, hkh_patch, hkh_scan
+from outlast.tasks.glaciers import hkh, hkh_pairs, hkh_patch, hkh_scan
 
 SIZE, CHANNELS = 16, 15
 OLD = 1_600_000_000  # so that files count as settled
@@ -75,6 +75,21 @@ def test_other_ways_to_name_a_pair_are_understood(tmp_path, name, word):
         save(tmp_path, name, word=word)
     found = hkh.examples(tmp_path)
     assert len(found.table) == 1 and found.table["split"].tolist() == [""]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_it"),
+    [
+        ("slice_0_img_000.npy", True),
+        ("dev/slice_0_mask_000.npy", True),
+        ("train/weights.npy", False),
+        ("img_0.png", False),
+    ],
+)
+def test_the_layout_is_known_by_its_names(tmp_path, name, is_it):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    assert hkh_pairs.looks_like_hkh(tmp_path) == is_it
 
 
 def test_a_scene_on_two_sides_of_a_given_split_is_said(tmp_path):
@@ -146,6 +161,22 @@ def test_sums_of_the_rows_give_the_statistics_of_the_values(tmp_path):
         assert count == np.isfinite(values).sum()
         assert total / count == pytest.approx(np.nanmean(values), rel=1e-12)
         assert (squares / count - (total / count) ** 2) ** 0.5 == pytest.approx(np.nanstd(values), rel=1e-9)
+
+
+def test_the_scatter_of_a_row_is_that_about_its_own_mean_and_zero_for_a_constant_band(tmp_path):
+    shape = (150, 20, CHANNELS)  # more rows than are worked on at a time
+    image = 5000 + np.random.default_rng(0).random(shape).astype(np.float32)
+    image[..., 1] = 0.1  # not a whole number in binary
+    image[100:, :, 0] = np.nan
+    image[:70, :, 2] = np.nan
+    image[..., 3] = np.nan
+    save(tmp_path, "slice_0_{}_000", image, np.zeros((*shape[:2], 2)))
+    row = hkh.examples(tmp_path, channels=(0, 1, 2, 3)).table.iloc[0]
+    for number in (0, 2):
+        values = image[..., number].astype(np.float64)
+        assert row[f"scatter_{number}"] == pytest.approx(np.nanvar(values) * np.isfinite(values).sum(), rel=1e-9)
+    assert 0 <= row["scatter_1"] < 1e-24
+    assert (row["count_3"], row["sum_3"], row["scatter_3"]) == (0, 0, 0)
 
 
 def test_infinite_values_become_nan_and_are_counted(tmp_path):

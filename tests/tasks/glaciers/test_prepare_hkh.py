@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+import warnings
 from collections import Counter
 from types import SimpleNamespace
 
@@ -165,12 +166,12 @@ def shared_ground(patches, size=64):
 def region(tmp_path_factory):
     """Three scenes in two UTM zones that overlap on the ground, and one apart from them; glacier everywhere."""
     folder = tmp_path_factory.mktemp("region")
-    scenes = folder / "scenes"
-    make_scene(scenes, "a.tif", left=210_000.0, top=3_100_000.0)
-    make_scene(scenes, "b.tif", left=213_000.0, top=3_097_000.0)
+    scenes, data = folder / "scenes", values(180, 180)
+    make_scene(scenes, "a.tif", data, left=210_000.0, top=3_100_000.0)
+    make_scene(scenes, "b.tif", data, left=213_000.0, top=3_097_000.0)
     (xs, ys) = rasterio.warp.transform(ZONE, "EPSG:32644", [208_000.0], [3_098_500.0])
-    make_scene(scenes, "c.tif", left=round(xs[0]), top=round(ys[0]), crs="EPSG:32644")
-    make_scene(scenes, "d.tif", left=240_000.0, top=3_100_000.0)
+    make_scene(scenes, "c.tif", data, left=round(xs[0]), top=round(ys[0]), crs="EPSG:32644")
+    make_scene(scenes, "d.tif", data, left=240_000.0, top=3_100_000.0)
     everything = area(0, 0, 2000, 3000, left=190_000.0, top=3_130_000.0)
     return scenes, make_outlines(folder / "g.geojson", [(everything, "Clean Ice")])
 
@@ -185,8 +186,8 @@ def test_no_pixel_of_the_ground_lies_in_two_splits(region, tmp_path, split, side
         settings = Preparation(size=64, bands=BANDS, split=split, seed=seed, fractions=(0.6, 0, 0.4))
     counts = prepare(*region, tmp_path, settings=settings)
     patches = list(grounds(tmp_path, region[0]))
-    assert counts["patches"] + counts["dropped between splits"] == counts["with glacier"] == 4 * 30
-    assert counts["dropped between splits"] > 0 and counts["patches"] > 12, "else this proves nothing"
+    assert counts["patches"] + counts["dropped between splits"] == counts["with glacier"] == 4 * 9
+    assert counts["dropped between splits"] > 0 and counts["patches"] > 8, "else this proves nothing"
     assert shared_ground(patches) == 0
 
 
@@ -198,17 +199,16 @@ def test_the_proof_of_separate_ground_sees_overlaps_within_and_between_scenes(re
     assert shared_ground(neighbours) == 2
     in_zone_44 = [patch for patch in patches if patch[0].to_epsg() == 32644]
     across = [("train", *patches[0])] + [("val", *patch) for patch in in_zone_44]
-    assert len(in_zone_44) == 30 and shared_ground(across) > 0
+    assert len(in_zone_44) == 9 and shared_ground(across) > 0
 
 
-def test_the_same_scenes_give_the_same_split_and_every_split_its_share(region, tmp_path):
-    settings = Preparation(size=64, bands=BANDS, block_patches=2)
-    for name in ("one", "two"):
-        prepare(*region, tmp_path / name, settings=settings)
-    assert (tmp_path / "one/index.csv").read_bytes() == (tmp_path / "two/index.csv").read_bytes()
-    other = Preparation(size=64, bands=BANDS, block_patches=2, seed=5)
-    prepare(*region, tmp_path / "other", settings=other)
-    assert (tmp_path / "one/index.csv").read_bytes() != (tmp_path / "other/index.csv").read_bytes()
+def test_the_same_scenes_give_the_same_split_and_another_seed_another(made):
+    scenes, outlines, out = made
+    indices = []
+    for number, seed in enumerate((0, 0, 5)):
+        prepare(scenes, outlines, out / str(number), settings=Preparation(**{**vars(SMALL), "seed": seed}))
+        indices.append((out / str(number) / "index.csv").read_bytes())
+    assert indices[0] == indices[1] != indices[2]
 
 
 def test_shares_come_near_to_what_was_asked_and_no_split_stays_empty():
@@ -304,7 +304,7 @@ def test_a_killed_preparation_goes_on_and_ends_as_if_nothing_had_happened(made, 
     assert not (out / "index.csv").exists()
     if (out / "plan.json").exists():
         with pytest.raises(DataError, match="was not finished"):
-            hkh.examples(out)
+            hkh.examples(out, channels=(0,))
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/slice*.npy")}
     if accident != "write.data:1":
         assert before
@@ -385,7 +385,8 @@ def test_everything_wrong_with_the_scenes_is_named_at_once(tmp_path):
     scenes = make_scene(tmp_path / "scenes", "good.tif")
     make_scene(scenes, "bands.tif", values(bands=5))
     make_scene(scenes, "small.tif", values(40, 300))
-    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         make_scene(scenes, "nowhere.tif", crs=None, transform=rasterio.Affine.identity())
     (scenes / "broken.tif").write_bytes(b"II*\0nothing")
     with pytest.raises(DataError) as caught:

@@ -18,9 +18,9 @@ import pandas as pd
 
 from outlast.data.table import Examples
 from outlast.errors import ConfigError, DataError, listed
-from outlast.tasks.glaciers.hkh_pairs import INDEX, Pair, find_pairs, subset
+from outlast.tasks.glaciers.hkh_pairs import INDEX, Pair, find_pairs, refuse, subset
 from outlast.tasks.glaciers.hkh_patch import IGNORED, Measured, bits_of, classes_of, open_pair
-from outlast.tasks.glaciers.hkh_scan import measure_all, refuse
+from outlast.tasks.glaciers.hkh_scan import measure_all
 
 CLASSES = ("background", "ice", "debris", "lake")
 ABSENT_CLASSES = ("lake",)
@@ -50,7 +50,8 @@ def examples(
     read. cache: a folder that remembers what was found in files of the same size and time; none: all are read again.
     Columns: id, hash (SHA-256), tile, y, x, height, width, split ('' where no folder says it), group (the scene),
     image, mask (paths relative to the root), pixels_0..pixels_3 (observed pixels per class), and of the observed
-    values of the k-th chosen channel count_k, sum_k, squares_k. Facts: classes, absent_classes, channels, bands.
+    values of the k-th chosen channel count_k, sum_k, squares_k, and scatter_k (squared deviations from the row's own
+    mean). Facts: classes, absent_classes, channels, bands.
     Raises DataError with every file that can't be used, ConfigError for channels or a fraction that make no sense.
     """
     if not 0 < fraction <= 1:
@@ -165,5 +166,6 @@ def _row(pair: Pair, one: Measured, chosen: Sequence[int], sensed: int) -> dict[
     for number, channel in enumerate(chosen):
         row[f"count_{number}"] = one.count[channel]
         row[f"sum_{number}"] = one.total[channel]
-        row[f"squares_{number}"] = one.squares[channel]
+        row[f"squares_{number}"] = one.scatter[channel] + one.total[channel] ** 2 / max(one.count[channel], 1)
+        row[f"scatter_{number}"] = one.scatter[channel]
     return row

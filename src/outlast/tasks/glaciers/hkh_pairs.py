@@ -23,6 +23,7 @@ INDEX, PLAN = "index.csv", "plan.json"
 LAYOUT = "slice_<scene>_img_<number>.npy with slice_<scene>_mask_<number>.npy, flat or below train/, dev/ and test/"
 _SPLITS = {**SPLITS, "dev": "val"}
 _WORD = re.compile(r"(?<![a-z])(?:(imgs?|images?|tiff?s?)|(masks?|labels?))(?![a-z])", re.IGNORECASE)
+_MOST_NAMED = 200
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,7 @@ def find_pairs(root: Path, notes: list[str]) -> list[Pair]:
     if other:
         notes.append(f"{other} .npy files are named neither as image nor as mask and are not used")
     problems = [problem for half in halves.values() if (problem := _half(half))]
-    if problems:
-        more = [f"and {len(problems) - 200} more"] if len(problems) > 200 else []
-        raise DataError(
-            f"{len(problems)} of {len(halves)} patches in {root} are not one image and one mask",
-            hint=f"expected {LAYOUT}",
-            details=[*problems[:200], *more],
-        )
+    refuse(root, problems, len(halves), f"expected {LAYOUT}")
     return _grouped(sorted((half["image"][0], half["mask"][0]) for half in halves.values()), notes)
 
 
@@ -90,6 +85,17 @@ def subset(pairs: Sequence[Pair], fraction: float, notes: list[str]) -> list[Pai
         kept.update(ids[: max(1, round(fraction * amount))])
     notes.append(f"{len(kept)} of {len(pairs)} patches are used, a fraction of {fraction:g} of each split")
     return [pair for pair in pairs if pair.id in kept]
+
+
+def refuse(root: Path, problems: Sequence[str], total: int, hint: str = "see the remedy in each line") -> None:
+    """One DataError for all patches that can't be used; nothing if there are none."""
+    if problems:
+        more = [f"and {len(problems) - _MOST_NAMED} more"] if len(problems) > _MOST_NAMED else []
+        raise DataError(
+            f"{len(problems)} of {total} patches in {root} can't be used as they are",
+            hint=hint,
+            details=[*problems[:_MOST_NAMED], *more],
+        )
 
 
 def _half(half: Mapping[str, Sequence[str]]) -> str | None:

@@ -28,7 +28,8 @@ class Measured:
     """What is known of a patch once it was read.
 
     hash: SHA-256 (hex) over image and mask. shape: (H, W, C). infinite: values that are infinite (they count as not
-    observed). count, total, squares: per channel, of the observed values. seen: (class, channels, pixels): how many
+    observed). count, total: per channel, of the observed values. scatter: their squared deviations from the patch's own
+    mean, which add up over patches without cancellation. seen: (class, channels, pixels): how many
     pixels of a class were observed in exactly these channels (bit c of `channels` is channel c).
     """
 
@@ -37,7 +38,7 @@ class Measured:
     infinite: int
     count: tuple[int, ...]
     total: tuple[float, ...]
-    squares: tuple[float, ...]
+    scatter: tuple[float, ...]
     seen: tuple[tuple[int, int, int], ...]
 
     def pixels(self, channels: int, classes: int) -> list[int]:
@@ -105,7 +106,7 @@ def measure(image: Path, mask: Path, channels: int) -> Measured:
     values, labels = open_pair(image, mask, channels)
     _check_mask(mask, labels)
     count = np.zeros(channels, dtype=np.int64)
-    total, squares = np.zeros(channels), np.zeros(channels)
+    total, scatter = np.zeros(channels), np.zeros(channels)
     seen: dict[tuple[int, int], int] = {}
     infinite = 0
     for top in range(0, values.shape[0], _ROWS):
@@ -115,9 +116,9 @@ def measure(image: Path, mask: Path, channels: int) -> Measured:
         if not observed.all():
             infinite += int(np.isinf(part).sum())
             part[~observed] = 0.0
+        scatter += _scatter(part, observed, count, total)
         count += observed.sum(axis=(0, 1))
         total += part.sum(axis=(0, 1))
-        squares += np.einsum("hwc,hwc->c", part, part)
         _tally(seen, labels_here, observed)
     return Measured(
         hash=_digest(image, mask),
@@ -125,7 +126,7 @@ def measure(image: Path, mask: Path, channels: int) -> Measured:
         infinite=infinite,
         count=tuple(count.tolist()),
         total=tuple(total.tolist()),
-        squares=tuple(squares.tolist()),
+        scatter=tuple(scatter.tolist()),
         seen=tuple((label, bits, amount) for (label, bits), amount in sorted(seen.items())),
     )
 
@@ -133,6 +134,20 @@ def measure(image: Path, mask: Path, channels: int) -> Measured:
 def bits_of(channels: Sequence[int]) -> int:
     """A set of channels as an integer: bit c stands for channel c."""
     return sum(1 << channel for channel in set(channels))
+
+
+def _scatter(
+    part: npt.NDArray[np.float64],
+    observed: npt.NDArray[np.bool_],
+    count: npt.NDArray[np.int64],
+    total: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """What rows (h, W, C), 0 where not observed, add to the scatter of those before (Chan, Golub, LeVeque 1983)."""
+    here = observed.sum(axis=(0, 1))
+    mean = part.sum(axis=(0, 1)) / np.maximum(here, 1)
+    apart = np.where(observed, part - mean, 0.0)
+    between = np.where((here > 0) & (count > 0), mean - total / np.maximum(count, 1), 0.0)
+    return np.asarray(np.einsum("hwc,hwc->c", apart, apart) + between**2 * here * count / np.maximum(here + count, 1))
 
 
 def _tally(seen: dict[tuple[int, int], int], labels: npt.NDArray[np.uint8], observed: npt.NDArray[np.bool_]) -> None:

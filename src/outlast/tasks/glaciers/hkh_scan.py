@@ -18,14 +18,13 @@ from typing import Any
 
 from outlast.base.files import write_text
 from outlast.base.log import Progress
-from outlast.errors import DataError, OutlastError
-from outlast.tasks.glaciers.hkh_pairs import Pair
+from outlast.errors import OutlastError
+from outlast.tasks.glaciers.hkh_pairs import Pair, refuse
 from outlast.tasks.glaciers.hkh_patch import Measured, measure
 
 _SETTLED_SECONDS = 2.0  # a file younger than this may change again without its time stamp showing it
 _SAVE_SECONDS = 30.0
 _FORMAT = 1  # of the memory: raised when what is measured changes
-_MOST_NAMED = 200
 
 
 def measure_all(
@@ -70,17 +69,6 @@ def measure_all(
     return [answer for answer in answers if isinstance(answer, Measured)]
 
 
-def refuse(root: Path, problems: Sequence[str], total: int, hint: str = "see the remedy in each line") -> None:
-    """One DataError for all patches that can't be used; nothing if there are none."""
-    if problems:
-        more = [f"and {len(problems) - _MOST_NAMED} more"] if len(problems) > _MOST_NAMED else []
-        raise DataError(
-            f"{len(problems)} of {total} patches in {root} can't be used as they are",
-            hint=hint,
-            details=[*problems[:_MOST_NAMED], *more],
-        )
-
-
 def _key(root: Path, pair: Pair, channels: int) -> tuple[str, float]:
     """What a patch is remembered by, and when the younger of its files was changed."""
     states = [(root / pair.image).stat(), (root / pair.mask).stat()]
@@ -102,7 +90,7 @@ def _load(memo: Path | None) -> dict[str, Measured]:
 
 
 def _restored(values: Any) -> Measured:
-    text, shape, infinite, count, total, squares, seen = values
+    text, shape, infinite, count, total, scatter, seen = values
     height, width, channels = shape
     return Measured(
         hash=str(text),
@@ -110,12 +98,13 @@ def _restored(values: Any) -> Measured:
         infinite=int(infinite),
         count=tuple(int(value) for value in count),
         total=tuple(float(value) for value in total),
-        squares=tuple(float(value) for value in squares),
+        scatter=tuple(float(value) for value in scatter),
         seen=tuple((int(label), int(bits), int(amount)) for label, bits, amount in seen),
     )
 
 
 def _save(memo: Path | None, known: dict[str, Measured], fresh: dict[str, Measured]) -> None:
-    if memo is not None and fresh.keys() - known.keys():
-        known.update(dict(fresh))  # the threads may still add to `fresh`
+    found = dict(fresh)  # the threads may still add to it
+    if memo is not None and found.keys() - known.keys():
+        known.update(found)
         write_text(memo, json.dumps({"format": _FORMAT, "patches": {key: astuple(one) for key, one in known.items()}}))

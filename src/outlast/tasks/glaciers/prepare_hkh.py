@@ -165,7 +165,7 @@ def _keep(
     pixels = found.pixels(bits_of(_sensed(settings)), len(CLASSES))
     return {
         "kept": True, "hash": found.hash, "pixels": pixels, "count": found.count, "total": found.total,
-        "squares": found.squares,
+        "scatter": found.scatter,
     }  # fmt: skip
 
 
@@ -235,12 +235,13 @@ def _finish(out: Path, plan: Plan, scenes: Sequence[Scene], done: Done, settings
 
 def _statistics(training: Sequence[dict[str, Any]], settings: Preparation) -> dict[str, Any]:
     """Mean and standard deviation per band of all observed values; null for a band that was never observed."""
-    count, total, squares = (np.sum([one[name] for one in training], axis=0) for name in ("count", "total", "squares"))
+    count, total, scatter = (np.asarray([one[name] for one in training]) for name in ("count", "total", "scatter"))
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = total / count
-        std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        mean = total.sum(axis=0) / count.sum(axis=0)
+        between = np.where(count > 0, count * (total / count - mean) ** 2, 0)
+        std = np.sqrt((scatter + between).sum(axis=0) / count.sum(axis=0))
     return {
-        "bands": settings.bands, "patches": len(training), "count": count.tolist(), "mean": mean.tolist(),
+        "bands": settings.bands, "patches": len(training), "count": count.sum(axis=0).tolist(), "mean": mean.tolist(),
         "std": std.tolist(),
     }  # fmt: skip
 
