@@ -20,6 +20,7 @@ from outlast.model.segmenter import SegmenterSettings, build, deployed, rung_set
 CHANNELS, CLASSES = 5, 4
 MEAN, STD = (10.0, 20.0, 30.0, 40.0, 50.0), (1.0, 2.0, 3.0, 4.0, 5.0)
 LIGHT = SegmenterSettings(encoder="resnet18")
+PLAIN = SegmenterSettings(encoder="plain", width=8, depth=3, dropout=0.1)
 SHALLOW = SegmenterSettings(encoder="resnet18", depth=3, decoder_channels=(32, 16, 16))
 
 
@@ -39,7 +40,7 @@ def parameters(module: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("sides", [(64, 64), (96, 96), (100, 130), (33, 7)])
-@pytest.mark.parametrize("settings", [LIGHT, SHALLOW], ids=["deep", "shallow"])
+@pytest.mark.parametrize("settings", [LIGHT, SHALLOW, PLAIN], ids=["deep", "shallow", "plain"])
 def test_the_maps_have_the_size_of_the_image(settings: SegmenterSettings, sides: tuple[int, int]) -> None:
     with torch.inference_mode():
         outputs = built(settings).eval()(raw(*sides))
@@ -227,7 +228,8 @@ def test_the_ladder_goes_down_and_names_no_model_twice() -> None:
     assert rungs(wanted) == ("resnet34", "resnet18", "small")
     assert rungs(LIGHT) == ("resnet18", "small")
     assert rungs(SegmenterSettings(architecture="glavitu")) == ("glavitu", "resnet18", "small")
-    assert rungs(SegmenterSettings(encoder="resnet18", depth=3)) == ("resnet18",)
+    assert rungs(SegmenterSettings(encoder="resnet18", depth=3)) == ("resnet18", "small")
+    assert rungs(PLAIN) == ("plain", "small")
     assert rung_settings(wanted, "resnet34") == wanted
     assert rung_settings(wanted, "resnet18") == LIGHT
     sizes = [

@@ -16,6 +16,7 @@ from outlast.config.schema import Settings
 GLAVITU, PLAIN, SMALL = "glavitu", "plain", "small"
 LIGHT_ENCODER = "resnet18"
 _DECODER_CHANNELS = (256, 128, 64, 32, 16)  # those of smp's U-Net, deepest first
+_ENCODED = ("decoder_channels", "decoder_norm", "attention", "pretrained", "weights")  # not of the plain encoder
 _SQUEEZE = 16  # scSE divides the channels by this
 _SMALL_WIDTH, _SMALL_DEPTH = 12, 3
 
@@ -69,21 +70,11 @@ class SegmenterSettings(Settings):
 
     def idle(self) -> dict[str, str]:
         if self.architecture == GLAVITU:
-            names = (
-                "encoder",
-                "width",
-                "depth",
-                "decoder_channels",
-                "decoder_norm",
-                "attention",
-                "pretrained",
-                "weights",
-            )
+            names = ("encoder", "width", "depth", *_ENCODED)
             return dict.fromkeys(names, "they belong to the U-Net, and architecture is 'glavitu'")
         reasons = {f"{GLAVITU}.{name}": "architecture is 'unet'" for name in GlavituSettings.model_fields}
         if self.encoder == PLAIN:
-            names = ("decoder_channels", "decoder_norm", "attention", "pretrained", "weights")
-            return reasons | dict.fromkeys(names, "encoder is 'plain'")
+            return reasons | dict.fromkeys(_ENCODED, "encoder is 'plain'")
         reasons["width"] = "encoder is not 'plain'"
         if self.pretrained and self.weights is not None:
             reasons["pretrained"] = "weights is given"

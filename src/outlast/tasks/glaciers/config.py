@@ -117,7 +117,7 @@ class GlaciersConfig(TaskConfig):
     def _head_is_there(self) -> Self:
         if self.loss.boundary_head > 0 and not self.model.boundary_head:
             raise ValueError(
-                f"loss.boundary_head={self.loss.boundary_head} needs the head that model.boundary_head=false leaves out; "
+                f"loss.boundary_head={self.loss.boundary_head} needs what model.boundary_head=false leaves out; "
                 "set the one to 0 or the other to true"
             )
         return self

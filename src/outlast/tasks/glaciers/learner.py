@@ -99,7 +99,7 @@ def labelled(config: GlaciersConfig, root: Path, facts: Mapping[str, Any]) -> Ex
 
 
 def read(config: GlaciersConfig, root: Path, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """{"bands": float32 (C, S, S), NaN where nothing was observed; "mask": uint8 (S, S); "distance" if a loss needs it}."""
+    """{"bands": float32 (C, S, S), NaN where nothing was observed; "mask": uint8 (S, S)}, "distance" if needed."""
     sample = tiles.read_window(root, row, bands=config.bands.use)
     if config.bands.texture:
         rim = config.bands.glcm.window // 2
