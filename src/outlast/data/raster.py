@@ -1,10 +1,10 @@
-"""Scientific rasters (GeoTIFF): bands of any number type with their nodata, masks of classes, georeferencing.
+"""Scientific rasters (GeoTIFF): bands of any number type with their nodata and georeferencing, read and written.
 
-Promises: what was not observed is NaN, whether a tag, a NaN, an infinity or an untagged negative fill marks it; a value
-in a mask that is no class is named, never mapped to one; what is written has the CRS and the transform that were read,
-and is wholly there or not at all. A file is read by windows, so a scene need not fit the memory. Every failure is a
-DataError that names the file. Does not do: resample, reproject, georeference by ground control points, apply scale and
-offset tags.
+Promises: what was not observed is NaN, whether a tag, a NaN, an infinity or a fill that the caller names marks it;
+what is written has the CRS and the transform that were read, and is wholly there or not at all. A file is read by
+windows, so a scene need not fit the memory. Every failure is a DataError that names the file. masks.py decodes
+classes, nodata.py finds the fill that no tag names.
+Does not do: resample, reproject, georeference by ground control points, apply scale and offset tags.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from outlast.base.files import TEMPORARY, sync_path
 from outlast.errors import DataError
 
 Float32 = npt.NDArray[np.float32]
-UInt8 = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 
 EXTENSIONS = frozenset({".tif", ".tiff"})
@@ -96,7 +95,7 @@ class Raster:
 
     def raw(self, band: int, window: Window) -> Array:
         """Values of a band (numbered from 1) as they are stored, (h, w): the part of the window inside the file."""
-        import rasterio
+        import rasterio  # type: ignore[import-untyped]
 
         top, left, bottom, right = inside(window, self.header)
         span = rasterio.windows.Window(left, top, max(right - left, 0), max(bottom - top, 0))
@@ -108,7 +107,7 @@ class Raster:
     def values(self, band: int, window: Window, fill: float | None = None) -> Float32:
         """A band, float32 (height, width) of the window; NaN where nothing was observed, or beyond the file.
 
-        fill: a value that stands for "not observed" too, as `negative_fill` finds it.
+        fill: a value that stands for "not observed" too, as `nodata.negative_fill` finds it.
         """
         top, left, bottom, right = inside(window, self.header)
         values = np.full((window.height, window.width), np.nan, dtype=np.float32)
