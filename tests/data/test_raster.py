@@ -78,6 +78,18 @@ def test_a_nodata_tag_makes_nan(tmp_path, dtype, nodata, stored):
     assert (np.delete(found.reshape(-1), 6) == 7).all()
 
 
+def test_a_mask_in_the_file_makes_nan_but_a_fourth_band_is_no_alpha(tmp_path):
+    values = np.full((4, 3, 3), 9, dtype=np.uint8)
+    values[3, 1, 1] = 0
+    path = write(tmp_path / "a.tif", values)
+    np.testing.assert_array_equal(read_bands(path), values)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as target:
+        target.colorinterp = [rasterio.enums.ColorInterp.gray] * 4
+        target.write_mask(np.asarray([[True, True, False]] * 3))
+    found = read_bands(path, Window(0, 1, 2, 2))
+    np.testing.assert_array_equal(np.isnan(found), np.tile([False, True], (4, 2, 1)))
+
+
 def test_infinities_become_nan_and_are_counted(tmp_path):
     values = np.ones((4, 4), dtype=np.float32)
     values[0, 0], values[1, 1], values[2, 2] = np.inf, -np.inf, np.nan
