@@ -1,10 +1,10 @@
-"""Scientific rasters (GeoTIFF): bands of any number type with their nodata, masks of classes, georeferencing.
+"""Scientific rasters (GeoTIFF): bands of any number type with their nodata and georeferencing, read and written.
 
-Promises: what was not observed is NaN, whether a tag, a NaN, an infinity or an untagged negative fill marks it; a value
-in a mask that is no class is named, never mapped to one; what is written has the CRS and the transform that were read,
-and is wholly there or not at all. A file is read by windows, so a scene need not fit the memory. Every failure is a
-DataError that names the file. Does not do: resample, reproject, georeference by ground control points, apply scale and
-offset tags.
+Promises: what was not observed is NaN, whether a tag, a mask, a NaN, an infinity or a given fill marks it;
+what is written has the CRS and the transform that were read, and is wholly there or not at all. A file is read by
+windows, so a scene need not fit the memory. Every failure is a DataError that names the file. masks.py decodes
+classes, nodata.py finds the fill that no tag names.
+Does not do: resample, reproject, georeference by ground control points, apply scale and offset tags.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import math
 import secrets
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,6 @@ from outlast.base.files import TEMPORARY, sync_path
 from outlast.errors import DataError
 
 Float32 = npt.NDArray[np.float32]
-UInt8 = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 
 EXTENSIONS = frozenset({".tif", ".tiff"})
@@ -75,7 +74,7 @@ class Georeference:
 
 @dataclass(frozen=True)
 class Header:
-    """What a raster says about itself."""
+    """What a raster says about itself. nodata: the tag of each band. masked: it has a mask of what was observed."""
 
     path: Path
     bands: int
@@ -84,6 +83,7 @@ class Header:
     dtype: str
     nodata: tuple[float | None, ...]
     georeference: Georeference
+    masked: bool = False
 
 
 @dataclass
@@ -96,19 +96,12 @@ class Raster:
 
     def raw(self, band: int, window: Window) -> Array:
         """Values of a band (numbered from 1) as they are stored, (h, w): the part of the window inside the file."""
-        import rasterio
-
-        top, left, bottom, right = inside(window, self.header)
-        span = rasterio.windows.Window(left, top, max(right - left, 0), max(bottom - top, 0))
-        try:
-            return np.asarray(self.dataset.read(band, window=span))
-        except rasterio.errors.RasterioError as error:
-            raise _damaged(self.header.path, error) from error
+        return self._read(self.dataset.read, band, window)
 
     def values(self, band: int, window: Window, fill: float | None = None) -> Float32:
         """A band, float32 (height, width) of the window; NaN where nothing was observed, or beyond the file.
 
-        fill: a value that stands for "not observed" too, as `negative_fill` finds it.
+        fill: a value that stands for "not observed" too, as `nodata.negative_fill` finds it.
         """
         top, left, bottom, right = inside(window, self.header)
         values = np.full((window.height, window.width), np.nan, dtype=np.float32)
@@ -120,10 +113,22 @@ class Raster:
             for marker in (self.header.nodata[band - 1], fill):
                 if marker is not None and not math.isnan(marker):
                     part[equal(stored, marker)] = np.nan
+            if self.header.masked:
+                part[self._read(self.dataset.read_masks, band, window) == 0] = np.nan
             infinite = np.isinf(part)
             self.infinite += int(infinite.sum())
             part[infinite] = np.nan
         return values
+
+    def _read(self, read: Callable[..., Any], band: int, window: Window) -> Array:
+        import rasterio  # type: ignore[import-untyped]
+
+        top, left, bottom, right = inside(window, self.header)
+        span = rasterio.windows.Window(left, top, max(right - left, 0), max(bottom - top, 0))
+        try:
+            return np.asarray(read(band, window=span))
+        except rasterio.errors.RasterioError as error:
+            raise _damaged(self.header.path, error) from error
 
 
 @contextlib.contextmanager
@@ -244,6 +249,8 @@ def equal(stored: Array, marker: float) -> npt.NDArray[np.bool_]:
 
 
 def _header(path: Path, dataset: Any) -> Header:
+    import rasterio
+
     transform = dataset.transform
     placed = tuple(float(value) for value in transform[:6]) if not transform.is_identity else None
     crs = dataset.crs.to_wkt() if dataset.crs else ""
@@ -255,6 +262,8 @@ def _header(path: Path, dataset: Any) -> Header:
         str(dataset.dtypes[0]),
         tuple(dataset.nodatavals),
         Georeference(crs, placed),  # type: ignore[arg-type]
+        # An alpha band is no mask: GDAL takes the fourth band of any four bands of bytes for one.
+        dataset.mask_flag_enums[0] == [rasterio.enums.MaskFlags.per_dataset],
     )
 
 

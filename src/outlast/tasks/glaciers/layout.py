@@ -112,13 +112,13 @@ def read_index(root: Path, files: Sequence[str]) -> dict[str, str] | None:
             f"{source}: the columns file and split are needed, it has {', '.join(listing.columns)}",
             hint="correct the header",
         )
-    known = {Path(file).stem: file for file in files}
+    known = {Path(file).stem: file for file in files} | {file: file for file in files}
     splits: dict[str, str] = {}
     missing, twice, strange = [], [], []
     for name, word in zip(listing["file"].tolist(), listing["split"].tolist(), strict=True):
         split = SPLITS.get(word.strip().lower(), "") if word.strip() else ""
         name = name.strip()
-        file = name if name in files else known.get(name)
+        file = known.get(name)
         if word.strip() and not split:
             strange.append(f"{name}: {word!r}")
         if file is None:
