@@ -60,7 +60,8 @@ def train(
     asked = {name: value for name, value in locals().items() if name not in ("task", "processes")}
     if processes != 1:
         return launch.launch(task, processes, asked)
-    from outlast.plan.session import Request, run_session
+    from outlast.plan.request import Request
+    from outlast.plan.session import run_session
 
     starter, processes = launch.how_started()
     return run_session(
