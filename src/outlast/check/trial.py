@@ -56,13 +56,17 @@ class Steps:
 
 @dataclass
 class Trial:
-    """A training stage and what it takes to try it. start_from: weights that it will begin with."""
+    """A training stage and what it takes to try it. start_from: weights that it will begin with.
+
+    alike: the names of the stages that differ from it only in their rows, its own first.
+    """
 
     stage: Train
     reading: Reading
     compute: Compute
     run: Path
     start_from: Path | None = None
+    alike: list[str] = field(default_factory=list)
     problem: str = field(default="", init=False)
 
     @property
