@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from outlast.api import (
         check_task,
+        compare,
         demo,
         evaluate,
         export_weights,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # None is called like a subpackage (check, tasks, report, export): importing one would put it in the function's place.
 __all__ = [
     "check_task",
+    "compare",
     "demo",
     "evaluate",
     "export_weights",

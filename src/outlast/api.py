@@ -64,7 +64,8 @@ def train(
     asked = {name: value for name, value in locals().items() if name not in ("task", "processes")}
     if processes != 1:
         return launch.launch(task, processes, asked)
-    from outlast.plan.session import Request, run_session
+    from outlast.plan.request import Request
+    from outlast.plan.session import run_session
 
     starter, processes = launch.how_started()
     return run_session(
@@ -217,6 +218,28 @@ def status(run: str | Path | None = None) -> dict[str, Any]:
     collected, known_run = collect.collect(Path(run)), load(Path(run))
     lines = [text.status_line(collected), *plan_against(Path(run), known_run)]
     return {"run": str(run), **known_run, "text": "\n".join(lines)}
+
+
+def compare(runs: Sequence[str | Path], *, to: str | Path | None = None, mix_rungs: bool = False) -> dict[str, Any]:
+    """Put runs of one task side by side: rungs, scores, test metrics, time, GPU hours, the settings that differ.
+
+    `to` is a .csv file. mix_rungs: also runs that trained another rung than was wanted, or than the others; it then
+    stands in capitals. Other data or another split is a warning; another task, or synthetic beside real data, is not
+    compared at all. Returns {"runs": a dict per run, "differences": {key: a value per run}, "warnings", "text"}.
+    Raises RunError for runs that do not belong into one table, UsageError for fewer than two.
+    """
+    from outlast.report import compare as side_by_side
+    from outlast.report import compared
+
+    target = Path(to) if to is not None else None
+    if target is not None:
+        if target.suffix != ".csv":
+            raise UsageError(f"a comparison is written as .csv, not as {target.name!r}", hint="give --to FILE.csv")
+        check_target(target)
+    found = side_by_side.compare([Path(run) for run in runs], mix_rungs=mix_rungs)
+    if target is not None:
+        write_text(target, compared.as_csv(found))
+    return {**found, "text": compared.table(found), "csv": str(target) if target is not None else None}
 
 
 def write_report(run: str | Path) -> dict[str, Any]:

@@ -254,6 +254,28 @@ def report(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders of one task.")],
+    to: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write it as CSV too, a line per run.")] = None,
+    mix_rungs: Annotated[
+        bool, typer.Option("--mix-rungs", help="Compare runs of other rungs too; they stand in capitals.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put runs side by side: rungs, scores, time, and the settings that differ.
+
+    Refused: other tasks; synthetic beside real data; without --mix-rungs, runs that trained another rung than was
+    wanted or than the others. Other data or another split is compared with a warning in capitals: scores on different
+    examples are not comparable one to one.
+    """
+    from outlast import api
+
+    result = api.compare(runs, to=to, mix_rungs=mix_rungs)
+    text = result.pop("text")
+    _print(result, as_json, text)
+
+
+@app.command()
 def export(
     run: RunFolder,
     to: Annotated[Path, typer.Option(metavar="FILE", help="model.safetensors or model.pth.")],

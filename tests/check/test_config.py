@@ -36,7 +36,6 @@ WRONG = {
         "saving", ("saving.every_minutes=300",), {"session_limit": 9 * HOUR}, "warning", ("9h00m", "every_minutes=27")
     ),
     "one copy": ("saving", ("saving.keep=1",), {}, "warning", ("saving.keep=2",)),
-    "deterministic": ("determinism", ("train.deterministic=true",), {}, "note", ("refuse",)),
     "impatient": (
         "patience", ("train.patience_epochs=2", "train.evaluate_every_epochs=5"), {}, "warning", ("first evaluation",)
     ),

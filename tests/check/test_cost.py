@@ -7,11 +7,12 @@ import pytest
 from outlast.check import cost
 from outlast.check.measure import Measured, measure
 from outlast.save.store import newest
+from toys import plan
 from toys.subjects import only, severities, subject
 
 HOUR = 3600.0
 GOOD = Measured(
-    stage="train-one", rung="wide", device="cuda", micro_batch=8, step_seconds=0.1, load_seconds=0.05, overlapped=True,
+    stage="train-one", rung="wide", device="cuda", micro_batch=8, step_seconds=0.1, wait_seconds=0.005, overlapped=True,
     evaluate_seconds=10.0, save_seconds=2.0, stall_seconds=0.05, checkpoint_bytes=10**8, best_bytes=4 * 10**7,
     steps_per_epoch=1000, epochs=30, evaluate_every_epochs=1,
 )  # fmt: skip  # 30 epochs of 100 s and 10 s of evaluation: 55 minutes
@@ -39,7 +40,7 @@ def test_a_training_that_fits_is_passed_over_in_silence(tmp_path, check):
 def test_the_time_is_noted_with_what_it_was_made_from(tmp_path):
     (finding,) = cost.time(costing(tmp_path))
     assert finding.severity == "note" and "55m" in finding.sentence
-    assert "30,000 steps of 100 ms, 30 evaluations of 10s" in finding.evidence
+    assert "30,000 steps of 100 ms in micro-batches of 8, 30 evaluations of 10s" in finding.evidence
 
 
 def test_the_number_of_sessions_is_noted(tmp_path):
@@ -62,17 +63,33 @@ def test_quota_that_does_not_last_is_a_warning_that_says_how_many_epochs_fit(tmp
 
 def test_checkpoints_that_the_disk_can_not_hold_are_an_error(tmp_path):
     # Two are kept and one is being written: 300 MB; the best weights before and after: 80 MB.
-    assert severities(cost.disk, costing(tmp_path, free=381 * 10**6)) == []
+    assert severities(cost.disk, costing(tmp_path, free=457 * 10**6)) == []
+    assert only(cost.disk, costing(tmp_path, free=381 * 10**6)).severity == "warning"  # it is scarce
     finding = only(cost.disk, costing(tmp_path, free=379 * 10**6))
     assert finding.severity == "error" and "saving.keep" in finding.remedy
 
 
+def test_what_a_platform_keeps_is_the_limit_and_what_is_there_is_not_needed_again(tmp_path):
+    made = costing(tmp_path)
+    host = replace(made.machine.host, limited=tmp_path, limit_bytes=300 * 10**6)
+    made.machine = replace(made.machine, host=host)
+    finding = only(cost.disk, made)
+    assert finding.severity == "error" and "all files together may take 300 MB" in finding.sentence
+    (made.run / "train-one").mkdir(parents=True)
+    (made.run / "train-one" / "stage.json").write_text("{}")
+    assert severities(cost.disk, made) == []  # the stage is done
+    own = made.config.saving.model_copy(update={"disk_limit_gigabytes": 9.0})
+    (made.run / "train-one" / "stage.json").unlink()
+    made.config_ = made.config.model_copy(update={"saving": own})
+    assert severities(cost.disk, made) == []
+
+
 def test_samples_that_come_too_late_are_a_warning_with_the_share_of_time_lost(tmp_path):
-    finding = only(cost.loading, costing(tmp_path, load_seconds=0.2))
+    finding = only(cost.loading, costing(tmp_path, wait_seconds=0.05))
     assert finding.severity == "warning" and "50 %" in finding.sentence and "loading.workers" in finding.remedy
-    here = only(cost.loading, costing(tmp_path, overlapped=False))
+    here = only(cost.loading, costing(tmp_path, wait_seconds=0.02, overlapped=False))
     assert here.severity == "warning" and "GPU waits" in here.sentence
-    assert severities(cost.loading, costing(tmp_path, overlapped=False, device="cpu")) == []
+    assert severities(cost.loading, costing(tmp_path, wait_seconds=0.02, overlapped=False, device="cpu")) == []
 
 
 def test_evaluations_that_take_the_time_are_noted_and_the_remedy_helps(tmp_path):
@@ -111,7 +128,31 @@ def test_what_is_measured_is_what_training_does(tmp_path, workers):
     assert measured.overlapped == bool(workers)
     seconds = [value for name, value in asdict(measured).items() if name.endswith("_seconds")]
     assert len(seconds) == 5 and all(0 < value < 5 for value in seconds)
+    assert measured.wait_seconds < measured.step_seconds
     assert not list(made.machine.host.scratch.glob(".tmp-measure-*")) and not made.run.exists()
+
+
+def test_a_process_of_several_is_measured_with_its_share_of_a_batch_and_of_an_evaluation(tmp_path):
+    shown = []
+
+    def step(config, module, batch):
+        shown.append(len(batch["row"]))
+        return plan.LEARNER.step(config, module, batch)
+
+    made = subject(tmp_path, changes={"step": step}, processes=4)
+    trial = subject_trial(made)
+    shared = measure(trial, made.machine.host.scratch, 1, 4)
+    assert shared.micro_batch == 2 and max(shown) == 2  # of a batch of 8
+    assert (shared.steps_per_epoch, shared.epochs) == (7, 3)
+    alone = measure(trial, made.machine.host.scratch, 1)
+    assert alone.micro_batch == 8
+    assert "micro-batches of 2, each of 4 processes" in next(iter(cost.time(made))).evidence
+
+
+def test_trainings_that_differ_only_in_their_rows_are_all_counted(tmp_path):
+    one, five = costing(tmp_path), costing(tmp_path, alike=5)
+    assert cost._total(five, five.measured[0]) == 5 * cost._total(one, one.measured[0])
+    assert "train-one and 4 like it take about 4h35m" in next(iter(cost.time(five))).sentence
 
 
 def subject_trial(made):

@@ -1,12 +1,14 @@
 """Each check of the data's table fires at what it is for, and is silent where there is nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from outlast.check import data
 from outlast.check.finding import CannotCheck, run
 from outlast.errors import DataError, DataNotFoundError
-from toys.subjects import only, severities, subject
+from toys.subjects import of_pictures, only, pictures, severities, subject
 
 
 def failing(tmp_path, error):
@@ -34,6 +36,46 @@ def test_without_data_the_other_checks_say_that_they_could_not_look(tmp_path):
     findings = list(run([data], failing(tmp_path, DataError("gone", hint="bring it back"))))
     assert [finding.severity for finding in findings].count("error") == 1
     assert {finding.severity for finding in findings[1:]} == {"unchecked"}
+
+
+def on_kaggle(made, folder):
+    """The same subject on Kaggle, with what is in `folder` mounted."""
+    host = replace(made.machine.host, kind="kaggle")
+    made.machine = replace(made.machine, host=host, kaggle_input=folder)
+    return made
+
+
+def missing(tmp_path):
+    return failing(tmp_path, DataNotFoundError("no data found for toy", hint="name it"))
+
+
+def test_data_still_processing_is_seen_by_an_empty_mount_in_both_layouts(tmp_path):
+    mounted = tmp_path / "input"
+    for place in ("leaves", "datasets/me/masks/train"):
+        (mounted / place).mkdir(parents=True)
+    findings = list(data.still_processing(on_kaggle(missing(tmp_path), mounted)))
+    assert [finding.severity for finding in findings] == ["warning", "warning"]
+    assert "me/masks is empty" in findings[0].sentence and "leaves is empty" in findings[1].sentence
+    assert all("datasets status" in finding.remedy for finding in findings)
+
+
+def test_data_still_processing_is_seen_by_folders_that_are_empty_and_a_whole_mount_is_silent(tmp_path):
+    leaves = pictures(tmp_path / "input")
+    assert severities(data.still_processing, on_kaggle(of_pictures(tmp_path, leaves), tmp_path / "input")) == []
+    (leaves / "c").mkdir()
+    finding = only(data.still_processing, on_kaggle(of_pictures(tmp_path, leaves), tmp_path / "input"))
+    assert finding.severity == "warning" and "in part only" in finding.sentence and finding.evidence == "c"
+    # Another mount than that of the data is not this training's business, unless nothing is in it at all.
+    elsewhere = on_kaggle(subject(tmp_path / "scratch", root=tmp_path / "else"), tmp_path / "input")
+    assert severities(data.still_processing, elsewhere) == []
+
+
+@pytest.mark.parametrize(("kaggle", "why"), [(True, "nothing is mounted"), (False, "not Kaggle's")])
+def test_data_still_processing_is_not_checked_where_nothing_can_be_seen(tmp_path, kaggle, why):
+    made = missing(tmp_path)
+    finding = only(data.still_processing, on_kaggle(made, tmp_path / "input") if kaggle else made)
+    assert finding.severity == "unchecked" and "not checked here" in finding.sentence and why in finding.sentence
+    assert severities(data.still_processing, subject(tmp_path)) == []  # the data is here
 
 
 def test_notes_of_the_data_are_told_and_data_without_notes_is_silent(tmp_path):

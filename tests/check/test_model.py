@@ -13,6 +13,7 @@ from outlast.check.finding import CannotCheck, run
 from outlast.check.state import attributes, changed
 from outlast.save.format import write_weights
 from toys import plan
+from toys.machines import T4
 from toys.subjects import only, severities, subject
 
 ALL = [
@@ -283,3 +284,39 @@ def test_half_precision_that_is_switched_off_inside_is_a_warning(tmp_path):
 
     finding = only(model.half_precision, of(tmp_path, forward=forward, train={"precision": "bf16"}))
     assert finding.severity == "warning" and "no layer computes" in finding.sentence
+
+
+def interpolated(self, images):
+    """Bilinear interpolation has an algorithm that repeats, a reflected border has none."""
+    border = functional.pad(images, (1, 1, 1, 1), mode="reflect")
+    return self.layers(functional.interpolate(border, size=images.shape[-2:], mode="bilinear"))
+
+
+def learning_input(self):
+    """Something before the interpolation must learn, or it has no gradient."""
+    self.scale = nn.Parameter(torch.ones(1))
+
+
+def inexact(tmp_path, *, gpus=(), deterministic=False):
+    forward = lambda self, images: interpolated(self, images * self.scale)  # noqa: E731
+    made = of(tmp_path, learning_input, forward, train={"deterministic": deterministic})
+    made.machine = replace(made.machine, gpus=gpus)
+    return made
+
+
+def test_model_determinism_names_the_operations_that_a_gpu_would_refuse(tmp_path):
+    on_gpu = only(model.determinism, inexact(tmp_path, gpus=(T4,), deterministic=True))
+    assert on_gpu.severity == "error" and "refuses reflection padding" in on_gpu.sentence
+    assert "interpolate" not in on_gpu.sentence  # it has an algorithm that repeats
+    here = only(model.determinism, inexact(tmp_path, deterministic=True))
+    assert here.severity == "warning" and "would refuse on a GPU" in here.sentence
+
+
+def test_model_determinism_names_what_does_not_repeat_on_a_gpu_and_is_silent_where_all_repeats(tmp_path):
+    finding = only(model.determinism, inexact(tmp_path, gpus=(T4,)))
+    assert finding.severity == "note" and "all but reflection padding" in finding.remedy
+    assert "interpolate (bilinear), reflection padding" in finding.sentence
+    assert severities(model.determinism, inexact(tmp_path)) == []
+    sound = subject(tmp_path, train={"deterministic": True})
+    sound.machine = replace(sound.machine, gpus=(T4,))
+    assert severities(model.determinism, sound) == []

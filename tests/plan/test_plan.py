@@ -10,7 +10,7 @@ import outlast
 from outlast import task as tasks
 from outlast.base.clock import Deadline, Durations
 from outlast.errors import UsageError
-from outlast.loop.measure import LEAST_STEPS
+from outlast.loop.measure import THOROUGH
 from outlast.plan.forecast import Allowed, forecast, reserve_seconds
 from outlast.plan.measurement import Measurement, StageTimes, load
 from outlast.report import gantt, planned
@@ -81,7 +81,7 @@ def test_the_step_that_is_measured_takes_what_a_step_takes(tmp_path, monkeypatch
     steps = {stage["stage"]: stage for stage in found["stages"]}["train-fold0"]["units"]
     step = found["measurement"]["stages"]["train-fold0"]["seconds"]["step"]
     assert 0.02 <= step < 0.1 and steps == 12
-    assert LEAST_STEPS >= 8
+    assert THOROUGH.least_steps >= 8
 
 
 def test_the_times_say_where_they_come_from(saved):

@@ -79,9 +79,9 @@ def train(job):
 
 
 if __name__ == "__main__":
-    from outlast.plan import session
+    from outlast.plan import folder, session
 
     session.write_report = lambda run: run / "report.html"
-    session._SEEN_SECONDS = 0.5
+    folder._SEEN_SECONDS = 0.5
     for line in sys.stdin:
         print(json.dumps(train(json.loads(line))), flush=True)

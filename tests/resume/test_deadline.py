@@ -10,7 +10,7 @@ import outlast
 from outlast.base import accident
 from outlast.base.clock import Deadline
 from outlast.errors import RunError, UsageError
-from outlast.plan import session
+from outlast.plan import limits, session
 from toys import plan as toy
 
 
@@ -77,12 +77,12 @@ def test_an_evaluation_that_would_take_too_long_is_given_up_and_done_in_the_next
 
 
 def test_the_earliest_of_the_three_limits_holds_and_the_next_command_has_the_quota_that_is_left(runs, monkeypatch):
-    limits = {"session_limit": "9h", "quota_left": "2h", "quota_rate": 2.0, "time_limit": "5h"}
+    given = {"session_limit": "9h", "quota_left": "2h", "quota_rate": 2.0, "time_limit": "5h"}
     seen = []
     monkeypatch.setattr(toy, "ACCIDENT", [lambda place: None])
-    original = session._deadline
-    monkeypatch.setattr(session, "_deadline", lambda *given: seen.append(original(*given)) or seen[-1])
-    result = outlast.train("toys.plan", preset="smoke", out=runs.folder / "run", stage="folds", **limits)
+    original = limits.deadline
+    monkeypatch.setattr(limits, "deadline", lambda *asked: seen.append(original(*asked)) or seen[-1])
+    result = outlast.train("toys.plan", preset="smoke", out=runs.folder / "run", stage="folds", **given)
     assert seen[0].reason == "quota left"
     assert seen[0].remaining() < 3600
     words = result["next_command"].split()

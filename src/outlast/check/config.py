@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from outlast.base.clock import format_duration
-from outlast.check.finding import Finding, error, note, warning
+from outlast.check.finding import Finding, error, warning
 from outlast.check.subject import Subject, groups
 from outlast.config.schema import TaskConfig
 from outlast.data.sampler import batches_in
@@ -217,15 +217,6 @@ def workers(subject: Subject) -> Iterator[Finding]:
             f"{wanted * subject.processes} loader workers for {cores} cores slow each other down",
             evidence=f"loading.workers={wanted}, {subject.processes} process{'es' * (subject.processes > 1)}",
             remedy="leave loading.workers out: it is chosen from the cores",
-        )
-
-
-def determinism(subject: Subject) -> Iterator[Finding]:
-    """train.deterministic on a GPU: operations without a deterministic algorithm are refused in mid-training."""
-    if subject.config.train.deterministic and subject.machine.gpus:
-        yield note(
-            "train.deterministic=true makes a GPU refuse operations that have no deterministic algorithm",
-            evidence="which ones a model uses shows in its first step; it may be slower",
         )
 
 

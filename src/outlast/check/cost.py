@@ -9,10 +9,12 @@ from outlast.base.clock import format_duration
 from outlast.check.finding import Finding, error, note, unchecked, warning
 from outlast.check.measure import Measured
 from outlast.check.subject import Subject
+from outlast.save.need import need
+from outlast.save.space import Sizes, in_words
 
 _LARGE_EVALUATION = 0.30  # share of the time
 _LARGE_SAVING = 0.02
-_SLOW_LOADING = 1.15  # times a step's own time
+_LONG_WAIT = 0.13  # share of a step
 _RESERVE_SECONDS = 60.0  # of a session: reading the data, building the model, the last save, the report
 
 
@@ -20,11 +22,16 @@ def time(subject: Subject) -> Iterator[Finding]:
     """How long each training stage takes on this machine."""
     for one in subject.measured:
         steps = one.epochs * one.steps_per_epoch
+        stages = one.stage if one.alike == 1 else f"{one.stage} and {one.alike - 1} like it"
+        several = subject.processes > 1
+        shared = f", each of {subject.processes} processes with its share of a batch" if several else ""
         yield note(
-            f"{one.stage} takes about {_short(_total(subject, one))} on this machine ({one.device})",
-            evidence=f"{steps:,} steps of {_short(one.seconds_per_step)}, {one.evaluations} evaluations of "
-            f"{_short(one.evaluate_seconds)}, a checkpoint of {one.checkpoint_bytes / 1e6:.1f} MB in "
-            f"{_short(one.save_seconds)}",
+            f"{stages} take{'s' * (one.alike == 1)} about {_short(_total(subject, one))} on this machine "
+            f"({one.device})",
+            evidence=f"{steps:,} steps of {_short(one.step_seconds)} in micro-batches of {one.micro_batch}{shared}, "
+            f"{one.evaluations} evaluations of {_short(one.evaluate_seconds)}, a checkpoint of "
+            f"{one.checkpoint_bytes / 1e6:.1f} MB in {_short(one.save_seconds)}"
+            f"{'; what the processes tell each other is not counted' if several else ''}",
         )
 
 
@@ -49,8 +56,8 @@ def short_sessions(subject: Subject) -> Iterator[Finding]:
     if limit is None:
         return
     for one in subject.measured:
-        least = _RESERVE_SECONDS + 10 * one.seconds_per_step + 2 * one.save_seconds
-        epoch = one.steps_per_epoch * one.seconds_per_step + one.evaluate_seconds
+        least = _RESERVE_SECONDS + 10 * one.step_seconds + 2 * one.save_seconds
+        epoch = one.steps_per_epoch * one.step_seconds + one.evaluate_seconds
         if limit <= least:
             yield error(
                 f"a session of {_short(limit)} leaves no time to train {one.stage}",
@@ -86,33 +93,46 @@ def quota(subject: Subject) -> Iterator[Finding]:
 
 
 def disk(subject: Subject) -> Iterator[Finding]:
-    """Checkpoints (size times those that are kept) for which there is no room."""
-    needed = sum(one.most_bytes(subject.config.saving.keep) for one in subject.measured)
-    free = subject.machine.free_bytes(subject.run)
-    if needed > free:
-        sizes = ", ".join(f"{one.stage}: {one.checkpoint_bytes / 1e6:.0f} MB each" for one in subject.measured)
-        yield error(
-            f"the checkpoints need {needed / 1e9:.2f} GB, and {subject.run} has room for {free / 1e9:.2f} GB",
-            evidence=f"{sizes}; {subject.config.saving.keep} are kept, one more is being written",
-            remedy="free some space, give another folder with --out, or keep fewer (saving.keep=1)",
+    """Checkpoints for which there is no room on the disk, or in what the platform keeps; as training predicts it."""
+    if not subject.measured:
+        return  # `unmeasured` says why
+    run = subject.run
+    found = need(
+        subject.plan,
+        {one.stage: Sizes(one.checkpoint_bytes, one.best_bytes) for one in subject.measured},
+        run,
+        subject.machine.host,
+        subject.config.saving.disk_limit_gigabytes,
+        finished={stage.name for stage in subject.plan if (run / stage.name / "stage.json").is_file()},
+        begun=(run / "run.json").is_file(),
+        free=subject.machine.free_bytes,
+    )
+    if not found.fits or found.scarce:
+        yield (warning if found.fits else error)(
+            f"the checkpoints of this run will need {in_words(found.left)} more in {run}, and {found.has_room}",
+            evidence="; ".join(found.details),
+            remedy=found.remedy,
         )
 
 
 def loading(subject: Subject) -> Iterator[Finding]:
     """Samples that come slower than they are learned from."""
     for one in subject.measured:
-        if one.overlapped and one.load_seconds > _SLOW_LOADING * one.step_seconds:
-            idle = 1 - one.step_seconds / one.load_seconds
+        idle = one.wait_seconds / max(one.step_seconds, 1e-12)
+        evidence = (
+            f"a step takes {_short(one.step_seconds)}, of which it waits {_short(one.wait_seconds)} for its samples"
+        )
+        if one.overlapped and idle > _LONG_WAIT:
             yield warning(
                 f"{one.stage} waits for samples {100 * idle:.0f} % of the time",
-                evidence=f"a step takes {_short(one.step_seconds)}, its samples {_short(one.load_seconds)}",
+                evidence=evidence,
                 remedy=f"more loader processes (loading.workers; this machine has {subject.machine.host.cores} cores), "
                 "less augmentation, or a larger loading.cache_gigabytes",
             )
-        elif not one.overlapped and one.device == "cuda" and one.load_seconds > 0.1 * one.step_seconds:
+        elif not one.overlapped and one.device == "cuda" and idle > 0.1:
             yield warning(
                 f"{one.stage} makes its samples while the GPU waits",
-                evidence=f"a step takes {_short(one.step_seconds)}, its samples {_short(one.load_seconds)}",
+                evidence=evidence,
                 remedy="set loading.workers=2 or more",
             )
 
@@ -122,7 +142,7 @@ def evaluating(subject: Subject) -> Iterator[Finding]:
     for one in subject.measured:
         share = one.evaluation_seconds / max(one.evaluation_seconds + one.training_seconds, 1e-12)
         if share > _LARGE_EVALUATION and one.evaluations > 1:
-            epoch = one.steps_per_epoch * one.seconds_per_step
+            epoch = one.steps_per_epoch * one.step_seconds
             every = -(-one.evaluate_seconds * (1 - _LARGE_EVALUATION) // (_LARGE_EVALUATION * max(epoch, 1e-9)))
             yield note(
                 f"evaluations take {100 * share:.0f} % of the time of {one.stage}",

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from outlast.check.columns import telling
-from outlast.check.finding import CannotCheck, Finding, error, note, warning
+from outlast.check.finding import CannotCheck, Finding, error, note, unchecked, warning
 from outlast.check.reading import Reading
 from outlast.check.subject import Subject
+from outlast.data.find import mounts
 from outlast.errors import listed
 
 FEW = 10  # training examples of a class: with fewer, chance decides what is learned of it
 IMBALANCED = 50  # times as many of one class as of another
+_MOST_FOLDERS = 2000  # of a mount that are looked into
+_WAIT = (
+    "wait until `kaggle datasets status OWNER/SLUG` says ready (a further version is refused with 403 before), "
+    "then attach the data set again in a new session"
+)
 # Columns that tie examples together wherever they occur: what one video or patient shows must stay on one side.
 TOGETHER = ("group", "video", "video_id", "clip", "patient", "patient_id", "subject", "series", "scene", "flight")
 
@@ -41,6 +50,37 @@ def found(subject: Subject) -> Iterator[Finding]:
             yield error(f"{name}: there are no examples in {item.root}", remedy="give the folder with --data")
         for sentence in item.notes:
             yield note(sentence)
+
+
+def still_processing(subject: Subject) -> Iterator[Finding]:
+    """A Kaggle data set whose first version is still being processed: its mount is empty or lacks what a folder held.
+
+    Kaggle's own answer (403 for a further version) is seen from outside only; here what is mounted is looked at.
+    """
+    on_kaggle, place = subject.machine.host.kind == "kaggle", subject.machine.kaggle_input
+    try:
+        roots = [item.root.resolve() for item in subject.examples.values()]
+    except CannotCheck:
+        roots = []
+    mounted = mounts(place) if on_kaggle else []
+    if not mounted and not roots:
+        why = f"nothing is mounted in {place}" if on_kaggle else "this machine is not Kaggle's"
+        yield unchecked(
+            f"whether a Kaggle data set is still being processed: {why}, and no data was found", remedy=_WAIT
+        )
+    for mount in mounted:
+        empty = _empty_folders(mount)
+        if mount in empty:
+            yield warning(
+                f"the data set mounted in {mount} is empty: its first version may still be processed",
+                remedy=_WAIT,
+            )
+        elif empty and (not roots or any(root.is_relative_to(mount.resolve()) for root in roots)):
+            yield warning(
+                f"the data set mounted in {mount} may be there in part only: it has folders without a file",
+                evidence=listed([path.relative_to(mount) for path in empty]),
+                remedy=_WAIT,
+            )
 
 
 def counts(subject: Subject) -> Iterator[Finding]:
@@ -176,3 +216,13 @@ def _across(table: pd.DataFrame, key: str, column: str) -> list[str]:
     several = {value for value, number in torn.items() if number > 1}
     rows: Sequence[str] = table["id"][table[key].isin(several)].astype(str).tolist()
     return list(rows)
+
+
+def _empty_folders(mount: Path) -> list[Path]:
+    """The folders that hold nothing, among the first ones at and below a mount; itself if there is no file at all."""
+    empty, files = [], False
+    for folder, inside, names in itertools.islice(os.walk(mount), _MOST_FOLDERS):
+        files = files or bool(names)
+        if not inside and not names:
+            empty.append(Path(folder))
+    return empty if files else [mount]

@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 
 from outlast.base.clock import IMPORTED
 from outlast.check.finding import CannotCheck
+from outlast.data.find import KAGGLE_INPUT
 from outlast.env import host
 from outlast.env.host import Host
 
@@ -65,6 +66,7 @@ class Machine:
     gpu_files: int = 0
     memory_bytes: int | None = None
     shared_memory_bytes: int | None = None
+    kaggle_input: Path = KAGGLE_INPUT
     environ: Mapping[str, str] = field(default_factory=dict)
     package: Path = Path("outlast")
     copies: tuple[Path, ...] = ()

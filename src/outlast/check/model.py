@@ -13,6 +13,7 @@ from outlast.check.half import Half
 from outlast.check.subject import Subject
 from outlast.check.trial import Trial, replaced
 from outlast.errors import OutlastError, listed
+from outlast.loop import deterministic
 from outlast.loop.setup import load_weights, model_hash
 from outlast.save.format import read_weights
 from outlast.save.resume import choose
@@ -255,6 +256,32 @@ def half_precision(subject: Subject) -> Iterator[Finding]:
                 f"{trial.stage.name}: no layer computes in {precision}: it costs as much as fp32",
                 evidence=f"{half.layers} linear and convolution layers, all fp32",
                 remedy="look for an autocast that is switched off, or float() calls, inside the model",
+            )
+
+
+def determinism(subject: Subject) -> Iterator[Finding]:
+    """Operations that don't repeat bit for bit on a GPU, by name: refused with train.deterministic, else told."""
+    for trial in _built(subject):
+        try:
+            inexact = trial.steps.inexact
+        except CannotCheck:
+            continue  # `learns` tells
+        refused, on_gpu = deterministic.without_algorithm(inexact), bool(subject.machine.gpus)
+        if subject.config.train.deterministic and refused:
+            yield (error if on_gpu else warning)(
+                f"{trial.stage.name}: train.deterministic=true {'refuses' if on_gpu else 'would refuse on a GPU'} "
+                f"{listed(refused, 20)}",
+                evidence="they have no algorithm that repeats bit for bit on CUDA"
+                f"{'' if on_gpu else '; on a CPU everything repeats'}",
+                remedy="use a model or loss without them, or set train.deterministic=false (run.json then names them)",
+            )
+        elif on_gpu and inexact and not subject.config.train.deterministic:
+            yield note(
+                f"{trial.stage.name}: not bit for bit on this GPU, because of "
+                f"{listed(deterministic.readable(inexact), 20)}",
+                remedy=f"all but {listed(refused, 20)} repeat with train.deterministic=true, which refuses these"
+                if refused
+                else "set train.deterministic=true; it may be slower",
             )
 
 

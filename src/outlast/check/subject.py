@@ -134,7 +134,9 @@ class Subject:
     @cached_property
     def trials(self) -> list[Trial]:
         """Every training stage to be tried out; of stages that differ only in their rows, the first."""
-        compute = set_up(self.config.train.threads, self.machine.host.cores)
+        # Several processes share the cores: what is tried here is one of them.
+        cores = max(self.machine.host.cores // self.processes, 1)
+        compute = set_up(self.config.train.threads, cores)
         found: dict[str, Trial] = {}
         for stage, reading in self._read:
             kind = digest(
@@ -142,6 +144,7 @@ class Subject:
             )
             if kind not in found:
                 found[kind] = Trial(stage, reading, compute, self.run, self.start_from.get(stage.name))
+            found[kind].alike.append(stage.name)
         return list(found.values())
 
     @cached_property
@@ -159,7 +162,8 @@ class Subject:
                         f"{self.workers} loader processes are not tried on {self.machine.host.cores} cores"
                     )
                 trial.steps  # noqa: B018 - a stage that can't be trained can't be measured
-                found.append(measure(trial, self.machine.host.scratch, self.machine.host.cores))
+                host = self.machine.host
+                found.append(measure(trial, host.scratch, host.cores, self.processes))
             except CannotCheck as reason:
                 self.not_measured[trial.stage.name] = str(reason)
             except OutlastError as problem:

@@ -24,6 +24,7 @@ from outlast.check.state import attributes, changed
 from outlast.config.schema import TaskConfig
 from outlast.data.loader import Loader
 from outlast.errors import OutlastError
+from outlast.loop import deterministic
 from outlast.loop.accel import Compute
 from outlast.loop.memory import is_out_of_memory
 from outlast.loop.optim import build_optimizer
@@ -42,7 +43,8 @@ class Steps:
 
     losses: mean loss of each batch. no_gradient: trainable, but without a gradient in both steps; zero_gradient: it
     was zero in both. frozen_gradient: not trainable, but got one. drifting: statistics of frozen layers that changed.
-    hidden: state outside the state_dict that changed. moved: whether any parameter changed.
+    hidden: state outside the state_dict that changed. moved: whether any parameter changed. inexact: operations that do
+    not repeat bit for bit on CUDA (loop.deterministic), wherever these steps were done.
     """
 
     losses: tuple[float, ...]
@@ -52,17 +54,22 @@ class Steps:
     drifting: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     moved: bool = True
+    inexact: tuple[str, ...] = ()
 
 
 @dataclass
 class Trial:
-    """A training stage and what it takes to try it. start_from: weights that it will begin with."""
+    """A training stage and what it takes to try it. start_from: weights that it will begin with.
+
+    alike: the names of the stages that differ from it only in their rows, its own first.
+    """
 
     stage: Train
     reading: Reading
     compute: Compute
     run: Path
     start_from: Path | None = None
+    alike: list[str] = field(default_factory=list)
     problem: str = field(default="", init=False)
 
     @property
@@ -172,9 +179,12 @@ class Trial:
         frozen = _frozen_buffers(model)
         missing, zero, states, losses = [], [], [], []
         held = attributes(model)
+        inexact: set[str] = set()
         for batch in self.batches:
             # A tenth of the learning rate: enough to move, too little to explode without a warm-up.
-            sums = stepper.run([batch], len(batch["row"]), train.learning_rate / 10)
+            with deterministic.watch(deterministic=False) as seen:
+                sums = stepper.run([batch], len(batch["row"]), train.learning_rate / 10)
+            inexact |= seen.operations
             weight = float(sums["weight"])
             losses.append(float(sums["loss_sum"]) / weight if weight else math.nan)
             missing.append({name for name, one in parameters.items() if one.requires_grad and one.grad is None})
@@ -189,6 +199,7 @@ class Trial:
             drifting=tuple(name for name in frozen if not torch.equal(frozen[name], now[name])),
             hidden=tuple(name for name in changed(states[0], states[1]) if name in held or name in states[0]),
             moved=any(not torch.equal(before[name], one.detach()) for name, one in parameters.items()),
+            inexact=tuple(sorted(inexact)),
         )
 
 

@@ -15,6 +15,7 @@ from outlast.errors import DataError, DataNotFoundError, UsageError
 
 LooksRight = Callable[[Path], bool]
 
+KAGGLE_INPUT = Path("/kaggle/input")
 _NESTING = 2  # archives often unpack into one folder, sometimes into one more
 
 
@@ -25,7 +26,7 @@ def find_root(
     *,
     accepts: LooksRight | None = None,
     environ: Mapping[str, str] = os.environ,
-    kaggle_input: Path = Path("/kaggle/input"),
+    kaggle_input: Path = KAGGLE_INPUT,
     here: Path = Path("data"),
 ) -> Path:
     """The folder that holds the data of a task.
@@ -44,9 +45,9 @@ def find_root(
         own = root / task_name  # one folder may hold the data of several tasks
         return own if looks_right(own) else _named(root, "$OUTLAST_DATA", task_name, accepts, looks_right)
 
-    mounts = _mounts(kaggle_input)
+    mounted = mounts(kaggle_input)
     for candidates in (
-        [c for mount in mounts for c in _below(mount, looks_right)],
+        [c for mount in mounted for c in _below(mount, looks_right)],
         _local(here, task_name, looks_right),
     ):
         unique = {os.path.realpath(candidate): candidate for candidate in candidates}
@@ -64,10 +65,23 @@ def find_root(
         details=[
             "$OUTLAST_DATA is not set",
             f"{kaggle_input}: "
-            + (f"{len(mounts)} data sets, none with this layout" if mounts else "no data sets there"),
+            + (f"{len(mounted)} data sets, none with this layout" if mounted else "no data sets there"),
             f"{here.absolute()}: " + ("nothing with this layout" if here.is_dir() else "no such folder"),
         ],
     )
+
+
+def mounts(kaggle_input: Path) -> list[Path]:
+    """The mounted data sets: <slug>, datasets/<owner>/<slug> and competitions/<slug>."""
+    found: list[Path] = []
+    for folder in _folders(kaggle_input):
+        if folder.name == "datasets":
+            found += [slug for owner in _folders(folder) for slug in _folders(owner)]
+        elif folder.name == "competitions":
+            found += _folders(folder)
+        else:
+            found.append(folder)
+    return found
 
 
 def check_names(task_name: str, given: Iterable[str], known: Sequence[str]) -> None:
@@ -91,19 +105,6 @@ def _named(root: Path, how: str, task_name: str, accepts: LooksRight, looks_righ
     nested = _below(root, looks_right)
     found = f"did you mean --data '{nested[0]}'?" if nested else f"`outlast tasks` says what {task_name} expects"
     raise DataError(f"{how} names {root}, which doesn't look like data for {task_name}", hint=found)
-
-
-def _mounts(kaggle_input: Path) -> list[Path]:
-    """The mounted data sets: <slug>, datasets/<owner>/<slug> and competitions/<slug>."""
-    mounts: list[Path] = []
-    for folder in _folders(kaggle_input):
-        if folder.name == "datasets":
-            mounts += [slug for owner in _folders(folder) for slug in _folders(owner)]
-        elif folder.name == "competitions":
-            mounts += _folders(folder)
-        else:
-            mounts.append(folder)
-    return mounts
 
 
 def _local(here: Path, task_name: str, looks_right: LooksRight) -> list[Path]:

@@ -140,8 +140,8 @@ def check(stage: str, operations: Sequence[str], device: str, *, exact: bool, re
     operations: those on the list; refused: what torch itself would refuse; device: 'cuda', 'cpu', ...
     """
     if exact:
-        without = [name for name in operations if device == "cuda" and not _entry(name)[1]]
-        names = sorted({*_readable(without), *(_known(name) for name in refused)})
+        without = without_algorithm(operations) if device == "cuda" else []
+        names = sorted({*without, *(_known(name) for name in refused)})
         if names:
             raise TrainingError(
                 f"{stage}: train.deterministic=true refuses operations without an algorithm that repeats on {device}: "
@@ -149,13 +149,23 @@ def check(stage: str, operations: Sequence[str], device: str, *, exact: bool, re
                 hint="use a model or loss without them, or set train.deterministic=false (run.json then names them)",
             )
     elif device == "cuda" and operations:
-        say(f"{stage}: not promised bit for bit on this device, because of {listed(_readable(operations), 20)}")
+        say(f"{stage}: not promised bit for bit on this device, because of {listed(readable(operations), 20)}")
+
+
+def readable(operations: Collection[str]) -> list[str]:
+    """What people know them as."""
+    return sorted({_entry(name)[0] for name in operations})
+
+
+def without_algorithm(operations: Collection[str]) -> list[str]:
+    """Those that train.deterministic=true refuses on CUDA, as people know them."""
+    return readable([name for name in operations if not _entry(name)[1]])
 
 
 def for_record(operations: Sequence[str], device: str, *, exact: bool) -> list[str]:
     """The names for a run's record; away from CUDA they say that they hold only there."""
     held = [name for name in operations if not (exact and _entry(name)[1])]
-    return [name if device == "cuda" else f"on CUDA: {name}" for name in _readable(held)]
+    return [name if device == "cuda" else f"on CUDA: {name}" for name in readable(held)]
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -175,10 +185,6 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if name not in _ONLY_IF or _ONLY_IF[name](given, form or "default"):
                 self.found.add(name)
         return func(*args, **(kwargs or {}))
-
-
-def _readable(operations: Collection[str]) -> list[str]:
-    return sorted({_entry(name)[0] for name in operations})
 
 
 def _entry(operation: str) -> tuple[str, bool]:

@@ -26,8 +26,7 @@ from outlast.errors import OutlastError, TaskError, UsageError
 from outlast.loop.accel import Compute, check_precision, set_up
 from outlast.loop.evaluate import SHARD_ROWS
 from outlast.loop.measure import Times, measure
-from outlast.loop.samples import epoch_order, open_loader
-from outlast.loop.setup import Job
+from outlast.loop.samples import epoch_order
 from outlast.plan import runner, sources
 from outlast.plan.measurement import GUESSED_CALL_SECONDS, Measurement, StageTimes, key
 from outlast.plan.record import now
@@ -132,16 +131,9 @@ def _all_times(stages: Sequence[Stage], here: _Here) -> dict[str, StageTimes]:
 
 def _measure(stage: Train, here: _Here) -> Times:
     say(f"measuring {stage.name} …")
-    began = time.perf_counter()
+    needs = {name: here.scratch / name for name in stage.needs}
     examples, machine = here.examples[stage.learner.name], here.machine
-    with open_loader(stage.learner, stage.config, examples, machine.scratch, here.compute, machine.cores) as loader:
-        opened = time.perf_counter() - began
-        job = Job(
-            stage=stage, folder=here.scratch / stage.name, examples=examples, loader=loader, compute=here.compute,
-            needs={name: here.scratch / name for name in stage.needs}, record={"stage": stage.name},
-        )  # fmt: skip
-        times = measure(job, here.scratch)
-    return Times(**{**vars(times), "begin": times.begin + opened})
+    return measure(stage, examples, needs, here.compute, machine.scratch, machine.cores)
 
 
 def _training(

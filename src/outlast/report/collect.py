@@ -171,7 +171,20 @@ def _session(part: Mapping[str, Any]) -> Session:
             if (first := as_whole(as_mapping(stretch).get("from_step"))) is not None
             and (last := as_whole(as_mapping(stretch).get("to_step"))) is not None
         },
+        stages={
+            stage: seconds
+            for stage, spent in as_mapping(part.get("stages")).items()
+            if (seconds := finite(spent)) is not None
+        },
+        quota_hours=finite(part.get("quota_hours")),
+        processes=_processes(part),
     )
+
+
+def _processes(part: Mapping[str, Any]) -> int:
+    """Of a session; run.json says it among its bounds, as text."""
+    told = as_text(as_mapping(part.get("bounds")).get("processes")) or "1"
+    return max(int(told), 1) if told.isdecimal() else 1
 
 
 def _config(path: Path, problems: list[str]) -> str | None:

@@ -18,7 +18,8 @@ from outlast.report.formats import finite
 class Session:
     """From a start to a stop. Steps are optimizer steps of `stage`, the last one trained (None: not said).
 
-    trained: (first, last step) of every stage that was trained in it.
+    trained: (first, last step) of every stage that was trained in it. stages: seconds that each stage took in it.
+    quota_hours: what it cost of the accelerator's quota.
     """
 
     started: datetime | None
@@ -31,6 +32,9 @@ class Session:
     seconds: float | None
     stage: str | None
     trained: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    stages: Mapping[str, float] = field(default_factory=dict)
+    quota_hours: float | None = None
+    processes: int = 1
 
 
 @dataclass(frozen=True)

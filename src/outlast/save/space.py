@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,13 +57,18 @@ class Room:
     limit: int | None = None
 
 
-def room(folder: Path, limit: tuple[Path, int] | None = None) -> Room:
+def free_bytes(folder: Path) -> int:
+    """What the disk of a folder has free."""
+    return shutil.disk_usage(folder).free
+
+
+def room(folder: Path, limit: tuple[Path, int] | None = None, free: Callable[[Path], int] = free_bytes) -> Room:
     """What may still be written into `folder`, which need not exist; limit: (folder, bytes that all in it may take)."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if limit is not None and limit[1] - bytes_in(limit[0]) < free:
-        return Room(max(limit[1] - bytes_in(limit[0]), 0), limit[0], limit[1])
-    return Room(free, existing)
+    on_disk = free(existing)
+    if limit is not None and (left := limit[1] - bytes_in(limit[0])) < on_disk:
+        return Room(max(left, 0), limit[0], limit[1])
+    return Room(on_disk, existing)
 
 
 def bytes_in(folder: Path) -> int:
