@@ -121,7 +121,7 @@ class Raster:
         return values
 
     def _read(self, read: Callable[..., Any], band: int, window: Window) -> Array:
-        import rasterio  # type: ignore[import-untyped]
+        import rasterio
 
         top, left, bottom, right = inside(window, self.header)
         span = rasterio.windows.Window(left, top, max(right - left, 0), max(bottom - top, 0))
