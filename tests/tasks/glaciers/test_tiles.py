@@ -164,6 +164,18 @@ def test_the_hash_follows_every_file_and_nothing_else(root, tmp_path):
     write(root / "label" / "r016_c016.tif", np.zeros((SIZE, SIZE), dtype=np.uint8), row=SIZE, column=SIZE)
     changed = examples(root, window=SIZE).table["hash"] != first.table["hash"]
     assert changed.tolist() == [False] * 4 + [True, False]
+    # A sample that is cached under its hash must be what would be read now.
+    assert (examples(root, window=SIZE + 1).table["hash"] != first.table["hash"]).all()
+
+
+def test_a_fill_that_other_tiles_show_changes_the_hash_of_all(root):
+    for path in (root / "Band1").iterdir():
+        write(path, np.arange(SIZE * SIZE, dtype=np.int16).reshape(SIZE, SIZE), crs=None)
+    before = examples(root, window=SIZE).table
+    values = stored(root / "Band1" / "r016_c032.tif")
+    values[0, :4] = -9999
+    write(root / "Band1" / "r016_c032.tif", values, row=SIZE, column=2 * SIZE)
+    assert (examples(root, window=SIZE).table["hash"] != before["hash"]).all()
 
 
 # Nodata

@@ -56,14 +56,14 @@ def look_at(tiles: Tiles, file: str) -> Look:
         )
     if headers:
         look.header = headers[0]
-        look.problems += contradictions(headers)
+        look.problems += _contradictions(headers)
         placed = [header.georeference for header in headers if header.georeference.transform is not None]
         look.georeference = placed[0] if placed else headers[0].georeference
         look.unplaced = len(headers) - len(placed) if placed else 0
     return look
 
 
-def contradictions(headers: Sequence[Header]) -> list[str]:
+def _contradictions(headers: Sequence[Header]) -> list[str]:
     first = headers[0]
     problems = []
     placed = next((header for header in headers if header.georeference.transform is not None), first)
@@ -88,6 +88,7 @@ def fills_of(looks: Sequence[Look], bands: int) -> list[float | None]:
 
 
 def notes_of(tiles: Tiles, looks: Sequence[Look], fills: Sequence[float | None]) -> list[str]:
+    """What was assumed about the files, in sentences."""
     notes = []
     for number, (band, fill) in enumerate(zip(tiles.bands, fills, strict=True)):
         if fill is not None:
