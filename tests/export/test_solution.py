@@ -52,13 +52,28 @@ print(json.dumps({"said": said, "provenance": PROVENANCE}))
 
 TEXTURE = """
 import numpy as np
+from pydantic import Field
+from outlast.config.schema import Settings
 from outlast.errors import DataError
 
 
-def with_texture(bands, band, scale):
+class Texture(Settings):
+    window: int = Field(1, ge=1, description="pixels from one to the other")
+    scale: float = Field(7.0, ge=0)
+
+
+def with_texture(bands, settings, band):
     if not 0 <= band < len(bands):
         raise DataError(f"no band {band}")
-    return np.concatenate([bands, np.abs(np.diff(bands[[band]], axis=2, append=0)) * scale])
+    beside = np.roll(bands[[band]], settings.window, axis=2)
+    return np.concatenate([bands, (bands[[band]] - beside) * np.float32(settings.scale)])
+"""
+PREPARED = """
+from outlast.data.texture import Texture, with_texture
+
+
+def prepared(bands, settings, band):
+    return with_texture(bands, Texture(**settings), band)
 """
 
 
@@ -235,11 +250,12 @@ def test_half_precision_halves_the_file_and_keeps_statistics_whole(tmp_path):
 def test_channels_that_are_computed_go_along_and_a_fill_without_a_tag_is_nothing_observed(tmp_path):
     written = write_tiles(tmp_path / "tiles", dtype="int16", fill=-9999, tagged=False)
     network = Tiny(channels=6).eval()
-    prepare = Prepare("texture", "with_texture", 1, {"texture": TEXTURE}, {"band": 3, "scale": 0.5})
+    sources = {"texture": TEXTURE, "prepared": PREPARED}
+    prepare = Prepare("prepared", "prepared", 1, sources, {"settings": {"scale": 0.5}, "band": 3})
     archive = export([network], tmp_path / "solution.zip", prepare=prepare, fills=[-9999.0] * 5)
     run_alone(archive, tmp_path / "empty", (tmp_path / "tiles", tmp_path / "masks"))
     for name, bands in written.items():
-        added = np.abs(np.diff(bands[[3]], axis=2, append=0)) * np.float32(0.5)
+        added = (bands[[3]] - np.roll(bands[[3]], 1, axis=2)) * np.float32(0.5)
         nothing = np.isnan(bands).all(axis=0)
         expected = expected_mask([network], np.concatenate([bands, added]))
         made = read(tmp_path / "masks" / name)[0]
@@ -277,7 +293,7 @@ def test_the_limit_is_that_of_the_rules():
         ({"overlap": TILE}, ConfigError, "overlap"),
         ({"tta": ["upside"]}, ConfigError, "augmentation"),
         ({"budget_bytes": 1000}, ConfigError, "least"),
-        ({"prepare": Prepare("a", "b", 0, {"a": "import pydantic"})}, ModelError, "pydantic"),
+        ({"prepare": Prepare("a", "b", 0, {"a": "import scipy.ndimage"})}, ModelError, "scipy"),
         ({"prepare": Prepare("a", "b", 0, {"a": "from outlast.data.raster import x"})}, ModelError, "outlast"),
     ],
 )

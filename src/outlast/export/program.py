@@ -126,8 +126,9 @@ def capture(network: nn.Module, channels: int, classes: int, tile: int) -> Progr
             hint="what it computes must not depend on the values in the images nor on the size of the batch",
         ) from error
     program = Program(_source(traced, channels, tile), _tensors(traced))
-    together = torch.cat([program.run(other[:1]), program.run(other[1:])])
-    difference = float((together - expected).abs().max())
+    # Kernels round differently for another number of images, so each number is compared with itself.
+    with torch.inference_mode():
+        difference = max(float((program.run(part) - whole(part)).abs().max()) for part in (other, other[:1]))
     if not difference <= 1e-5:
         raise ModelError(
             f"the traced network differs from the network by {difference:.1e}",

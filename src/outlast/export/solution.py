@@ -33,7 +33,23 @@ LIMIT_BYTES = 300_000_000  # of the weights, by the rules of the hackathon
 CLASSES = 4  # background, clean ice, debris-covered ice, lake: the masks have a value for each
 _AVAILABLE = {*sys.stdlib_module_names, "torch", "numpy", "rasterio"}
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every file in the zip: its bytes must not depend on when it was written
-_IMPORT = re.compile(r"^(\s*)from outlast(?:\.\w+)*\.(\w+) import ", re.MULTILINE)
+_IMPORT = re.compile(r"^(\s*)from (?:outlast(?:\.\w+)*\.|(?=pydantic))(\w+) import ", re.MULTILINE)
+# What stands in for the settings that a prepared channel is configured by: they were checked when the run was made.
+_STAND_INS = {
+    "schema": '''"""Settings without their checks: a value as it was given, or the default of the class."""
+
+
+class Settings:
+    def __init__(self, **values):
+        self.__dict__.update(values)
+''',
+    "pydantic": '''"""Stands in for pydantic, of which only the default of a field matters here."""
+
+
+def Field(default, **_):
+    return default
+''',
+}
 
 
 @dataclass(frozen=True)
@@ -42,8 +58,9 @@ class Prepare:
 
     sources: the text of each module that it needs, by the module's plain name; `module` names the one it stands in.
     They may import the standard library, torch, numpy, rasterio, outlast.errors, outlast.model.mosaic and each other
-    (`from outlast.data.texture import ...` where "texture" is one of them). options are literals: numbers, strings,
-    None, and tuples, lists and dictionaries of them.
+    (`from outlast.data.texture import ...` where "texture" is one of them); a class of Settings takes values by name
+    and has its defaults, without checks. options are literals: numbers, strings, None, and tuples, lists and
+    dictionaries of them. adds: how many channels more than it was given, which may be less than none.
     """
 
     module: str
@@ -98,7 +115,7 @@ def export_solution(
     parts = {
         "errors": inspect.getsource(errors),
         "mosaic": inspect.getsource(mosaic),
-        **(prepare.sources if prepare else {}),
+        **({**_STAND_INS, **prepare.sources} if prepare else {}),
         **{name: source for source, name in sources.items()},
     }
     contents = {

@@ -98,10 +98,9 @@ def _band(path: Path, fill: float | None) -> Array:
         if dataset.count != 1:
             raise ValueError(f"{path} holds {dataset.count} bands, not one")
         stored = dataset.read(1)
-        unobserved = ~np.isfinite(stored)
-        for marker in (dataset.nodata, fill):
-            if marker is not None:
-                unobserved |= stored == marker
+        unobserved = ~np.isfinite(stored) | (dataset.read_masks(1) == 0)  # the nodata tag, or a mask in the file
+    if fill is not None:
+        unobserved |= stored == fill
     band: Array = stored.astype(np.float32)
     band[unobserved | ~np.isfinite(band)] = np.nan
     return band
