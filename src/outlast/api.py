@@ -181,19 +181,26 @@ def _predict_scenes(opened: Delivered, files: Sequence[Path], to: str | Path | N
     return {"images": len(table), "csv": str(folder / "predictions.csv"), "rows": table.to_dict("records")}
 
 
-def export_weights(run: str | Path, to: str | Path, *, stage: str | None = None) -> dict[str, Any]:
-    """Write a run's best weights for use without Outlast, with a JSON beside them. Returns {"files", "parameters"}.
+def export_weights(run: str | Path, to: str | Path, *, stage: str | None = None, half: bool = False) -> dict[str, Any]:
+    """Write what a run learned for use without Outlast. Returns {"files", "parameters"}.
 
-    stage: a training stage whose model is written, instead of what the task delivers.
+    to: .safetensors or .pth, bare weights with a JSON beside them; .zip, a submission that stands alone, for tasks that
+    have one. stage: a training stage whose model is written, instead of what the task delivers. half: weights in
+    float16, where that loses no range.
     """
-    from outlast.export import weights
+    from outlast.export import solution, weights
     from outlast.plan.deliver import Delivered
 
-    weights.check_target(Path(to))
+    target = Path(to)
+    alone = target.suffix == ".zip"
+    (solution if alone else weights).check_target(target)
     opened = Delivered(Path(run), stage)
-    module = opened.module()
     sidecar = {**opened.delivery.sidecar(opened.config, opened.facts, opened.rung), **opened.provenance()}
-    files = weights.export(module, Path(to), sidecar)
+    if alone:
+        files, module = [opened.solution(target, {**sidecar, "run": str(run)}, half=half)], opened.opened.model
+    else:
+        module = opened.module()
+        files = weights.export(module, target, sidecar, half=half)
     return {"files": [str(path) for path in files], "parameters": sum(p.numel() for p in module.parameters())}
 
 

@@ -278,14 +278,17 @@ def compare(
 @app.command()
 def export(
     run: RunFolder,
-    to: Annotated[Path, typer.Option(metavar="FILE", help="model.safetensors or model.pth.")],
+    to: Annotated[
+        Path, typer.Option(metavar="FILE", help="model.safetensors or .pth; solution.zip for tasks that submit one.")
+    ],
     stage: OneStage = None,
+    half: Annotated[bool, typer.Option("--half", help="Weights in float16: half the size.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Export a run's best weights for use without Outlast."""
     from outlast import api
 
-    result = api.export_weights(run, to, stage=stage)
+    result = api.export_weights(run, to, stage=stage, half=half)
     _print(result, as_json, "\n".join(result["files"]))
 
 

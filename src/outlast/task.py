@@ -182,6 +182,25 @@ Stage = Train | Predict | Call
 
 
 @dataclass(frozen=True)
+class Solution:
+    """What a submission that stands alone must know besides the networks (export.solution).
+
+    channels: folders of the bands in the networks' order. tile, overlap: of whole scenes, in pixels. views: kinds of
+    model.mosaic. adapter: the text of a module with `prepared(bands, **options)`, which adds `adds` channels, with the
+    texts of the modules that it imports; '' for none.
+    """
+
+    channels: tuple[str, ...]
+    tile: int
+    overlap: int
+    views: tuple[str, ...]
+    adapter: str = ""
+    adds: int = 0
+    modules: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Scenes:
     """What `Delivery.scenes` is given: files to predict, the folder to write into, and the models on their device.
 
@@ -208,6 +227,7 @@ class Delivery:
                                        of the only one
     scenes(scenes)                     predicts files larger than a sample and writes what it makes: `predict` of a
                                        task that has no `unlabelled` and `table`
+    solution(config, facts)            what a solution.zip must know, for tasks that have such a submission
     outputs                            what of the learner's predictions `predict` needs
     labelled(config, root, facts)      every labelled example under a folder, for `eval`
     unlabelled(config, images, facts)  images that were never seen, for `predict`
@@ -224,6 +244,7 @@ class Delivery:
     together: Together | None = None
     module: Callable[[Sequence[Member]], torch.nn.Module] | None = None
     scenes: Callable[[Scenes], pd.DataFrame] | None = None
+    solution: Callable[[Any, Mapping[str, Any]], Solution] | None = None
 
 
 @dataclass(frozen=True)

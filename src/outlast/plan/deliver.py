@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from outlast.config.load import read_config
 from outlast.data.table import Examples
 from outlast.env import host
 from outlast.errors import RunError, TaskError, UsageError
+from outlast.export.solution import Prepare, export_solution
 from outlast.loop.accel import set_up
 from outlast.loop.evaluate import collect, evaluate
 from outlast.loop.headroom import Headroom
@@ -24,6 +25,8 @@ from outlast.loop.samples import open_loader
 from outlast.plan.members import Opened, open_members, stages_named
 from outlast.plan.record import NAME, load
 from outlast.task import Scenes, Train
+
+_ADAPTER = "prepared"  # the module and the function in it that adds channels, in a solution.zip
 
 
 class Delivered:
@@ -105,6 +108,23 @@ class Delivered:
                 config=self.config, facts=self.facts, members=members, files=files, out=out, device=device,
                 budget_bytes=room.left, provenance=self.provenance(),
             )
+        )  # fmt: skip
+
+    def solution(self, to: Path, sidecar: Mapping[str, Any], *, half: bool) -> Path:
+        """Write a submission that stands alone. Raises UsageError for a task that has none."""
+        if self.delivery.solution is None:
+            raise UsageError(
+                f"the task {self.task.name!r} has no submission that stands alone",
+                hint="export its weights: --to model.safetensors",
+            )
+        known = self.delivery.solution(self.config, self.facts)
+        prepare = None
+        if known.adapter:
+            prepare = Prepare(_ADAPTER, _ADAPTER, known.adds, {**known.modules, _ADAPTER: known.adapter}, known.options)
+        networks = [self.learner.deploy(member.config, member.module) for member in self.opened.members]
+        return export_solution(
+            networks, to, channels=known.channels, tile=known.tile, overlap=known.overlap, tta=known.views,
+            sidecar=sidecar, half=half, prepare=prepare,
         )  # fmt: skip
 
     def provenance(self) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def deliver(config: GlaciersConfig) -> Delivery:
         together=use.together,
         module=use.module,
         scenes=use.scenes,
+        solution=use.solution,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 
 from outlast.base.files import write_json
 from outlast.base.log import Progress
+from outlast.data import texture
 from outlast.data.masks import encoded
 from outlast.data.raster import write_geotiff
 from outlast.errors import DataError, listed
 from outlast.model.mosaic import ALL, FLIPS, ensemble, predict_scene, tta
-from outlast.task import Member, Scenes
+from outlast.task import Member, Scenes, Solution
 from outlast.tasks.glaciers.config import CLASSES, GlaciersConfig
-from outlast.tasks.glaciers.learner import deploy, textures
+from outlast.tasks.glaciers.learner import TEXTURES, deploy, textures
 from outlast.tasks.glaciers.scenes import Scene, find_scenes
 
 Batch = dict[str, Tensor]
@@ -101,6 +103,39 @@ def sidecar(config: GlaciersConfig, facts: Mapping[str, Any], rung: str) -> dict
             "mask_values": [0, 85, 170, 255],
         },
     }
+
+
+def solution(config: GlaciersConfig, facts: Mapping[str, Any]) -> Solution:
+    """The hackathon's submission: the same tiles and views as `predict`; textures by the same source."""
+    known: dict[str, Any] = {"tile": config.tile, "overlap": round(config.tile * config.overlap), "views": _VIEWS[config.tta]}
+    used = tuple(facts["used_bands"])
+    if not config.bands.texture:
+        return Solution(channels=used, **known)
+    band = config.bands.texture_band
+    extra = band not in used
+    return Solution(
+        channels=(*used, band) if extra else used,
+        adapter=_PREPARED,
+        adds=TEXTURES - extra,
+        modules={"texture": inspect.getsource(texture)},
+        options={
+            "settings": config.bands.glcm.model_dump(), "used": len(used),
+            "band": len(used) if extra else used.index(band), "value_range": tuple(config.bands.texture_range),
+        },
+        **known,
+    )  # fmt: skip
+
+
+_PREPARED = '''"""Adds contrast and energy of one band to the bands that the networks see."""
+
+import numpy as np
+
+from outlast.data.texture import Texture, glcm
+
+
+def prepared(bands, settings, used, band, value_range):
+    return np.concatenate([bands[:used], glcm(bands[band], Texture(**settings), value_range)])
+'''
 
 
 def _predict(asked: Scenes, config: GlaciersConfig, scene: Scene) -> dict[str, Any]:
