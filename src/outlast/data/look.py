@@ -23,7 +23,7 @@ from typing import IO, NamedTuple
 
 from PIL import Image
 
-from outlast.base.files import write_text
+from outlast.base.files import TEMPORARY
 from outlast.errors import DataError
 
 # What PIL raises at files that are no whole pictures. (Here and not in readers.py: a helping process starts at once
@@ -64,8 +64,7 @@ def look_at(
     if memo is not None and seen:
         before = (time.time() - _SETTLED_SECONDS) * 1e9
         fresh = {_name(p, look.bytes, ns): look for p, (look, ns) in zip(unknown, seen, strict=True) if 0 < ns < before}
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        write_text(memo, json.dumps({**known, **fresh}))
+        _remember(memo, {**known, **fresh})
     return [looks[path] for path in paths]
 
 
@@ -150,6 +149,14 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _remember(memo: Path, known: dict[str, Look]) -> None:
+    """Not synced, which may take longer than all the looking: a memo that is damaged is not used."""
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    temporary = memo.with_name(f"{TEMPORARY}{os.getpid()}-{memo.name}")
+    temporary.write_text(json.dumps(known), encoding="utf-8")
+    temporary.replace(memo)
 
 
 def _load(memo: Path | None) -> dict[str, Look]:
