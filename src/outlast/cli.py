@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from outlast.base.log import keep_stdout_clean
 from outlast.errors import OutlastError, UsageError
 from outlast.plan import launch
 
@@ -300,6 +301,8 @@ def main() -> None:
     sys.path.append(str(Path.cwd()))  # a task module beside the user, as `python -m outlast` would find it
     as_json = "--json" in sys.argv
     launch.end_with_launcher()
+    if "WORLD_SIZE" in os.environ:  # of several processes, whoever started them
+        keep_stdout_clean()
     try:
         app(standalone_mode=True)
     except SystemExit as end:

@@ -117,3 +117,32 @@ def test_a_helper_that_dies_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(look.sys, "executable", "/bin/false")
     with pytest.raises(DataError):
         look_at([str(path) for path in pictures(tmp_path, count=4).rglob("*.*")], cores=2)
+
+
+def test_a_jpeg_is_looked_at_as_pil_does_whatever_its_kind(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 20_000  # longer than what is read at first
+    ways = {
+        "plain": {}, "progressive": {"progressive": True}, "exif": {"exif": exif}, "comment": {"comment": b"leaf"},
+        "profile": {"icc_profile": b"p" * 3000}, "restart": {"restart_marker_rows": 1},
+    }  # fmt: skip
+    for name, how in ways.items():
+        picture.save(tmp_path / f"{name}.jpg", **how)
+    for mode in ("L", "CMYK"):
+        picture.convert(mode).save(tmp_path / f"{mode}.jpg")
+    picture.save(tmp_path / "several.jpg", format="MPO", save_all=True, append_images=[picture])
+    whole = (tmp_path / "plain.jpg").read_bytes()
+    for length in (*range(0, 700, 7), len(whole) - 5):
+        (tmp_path / f"cut-{length}.jpg").write_bytes(whole[:length])
+    for place in range(0, 640, 5):
+        (tmp_path / f"bent-{place}.jpg").write_bytes(whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :])
+    paths = sorted(map(str, tmp_path.iterdir()))
+    for path, seen in zip(paths, look_at(paths), strict=True):
+        try:
+            with Image.open(path) as image:
+                expected = (image.format, image.mode, *image.size)
+        except look.UNREADABLE:
+            expected = ("", "", 0, 0)
+        assert (seen.format, seen.mode, seen.width, seen.height) == expected, path

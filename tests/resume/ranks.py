@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 
 import outlast
 from outlast.base import accident
+from outlast.base.log import keep_stdout_clean
 from outlast.errors import OutlastError
 from outlast.loop import setup
 from outlast.loop import train as training
@@ -83,5 +84,6 @@ if __name__ == "__main__":
 
     session.write_report = lambda run: run / "report.html"
     folder._SEEN_SECONDS = 0.5
+    keep_stdout_clean()
     for line in sys.stdin:
         print(json.dumps(train(json.loads(line))), flush=True)

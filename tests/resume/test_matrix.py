@@ -141,9 +141,10 @@ def whole(runs, memory):
 
     def give(variant):
         if variant not in memory:
-            result, watch = session(runs, "whole", settings_of(*variant))
+            folder = f"whole-{name(variant)}"
+            result, watch = session(runs, folder, settings_of(*variant))
             assert result["status"] == "finished"
-            memory[variant] = (runs.results("whole"), watch.steps, watch.dtypes)
+            memory[variant] = (runs.results(folder), watch.steps, watch.dtypes)
         return memory[variant]
 
     return give

@@ -23,6 +23,15 @@ _line_shown = False
 _quiet = False
 
 
+def keep_stdout_clean() -> None:
+    """From now on only Python's own prints reach standard output; what libraries write to its descriptor goes to the
+    error stream. For several processes: some versions of gloo announce their connections there."""
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = open(ours, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
+
+
 def quiet(value: bool = True) -> None:
     """Turn sentences and progress off (ranks other than the first)."""
     global _quiet
