@@ -107,11 +107,8 @@ def sidecar(config: GlaciersConfig, facts: Mapping[str, Any], rung: str) -> dict
 
 def solution(config: GlaciersConfig, facts: Mapping[str, Any]) -> Solution:
     """The hackathon's submission: the same tiles and views as `predict`; textures by the same source."""
-    known: dict[str, Any] = {
-        "tile": config.tile,
-        "overlap": round(config.tile * config.overlap),
-        "views": _VIEWS[config.tta],
-    }
+    overlap = round(config.tile * config.overlap)
+    known: dict[str, Any] = {"tile": config.tile, "overlap": overlap, "views": _VIEWS[config.tta]}
     used = tuple(facts["used_bands"])
     if not config.bands.texture:
         return Solution(channels=used, **known)
