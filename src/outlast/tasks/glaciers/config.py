@@ -145,10 +145,14 @@ def cpu() -> GlaciersConfig:
     """Some minutes on two cores, for small tiles. Tuned on the val block of one Landsat scene (LOG.md)."""
     return GlaciersConfig(
         data=GlaciersData(window=64, crop=64),
-        model=SegmenterSettings(encoder="resnet18", depth=4, attention="scse"),
-        loss=SegmentationLoss(cross_entropy=0.5, dice=0.25, mcc=0.35, boundary_head=0.1),
+        sampling=Sampling(background=0.25, ice=0.35, debris=0.35, lake=0.05),
+        augment=SegmentAugmentation(gain=0.2, shift=0.3),
+        model=SegmenterSettings(encoder="plain", width=24, depth=3),
+        loss=SegmentationLoss(cross_entropy=0.35, dice=0.25, mcc=0.4, boundary_head=0.05),
         tile=128,
-        train=Training(epochs=40, batch_size=16, learning_rate=1e-3, weight_decay=0.01, ema_decay=0.98),
+        train=Training(
+            epochs=40, batch_size=16, learning_rate=1e-3, weight_decay=0.01, warmup_fraction=0.05, ema_decay=0.97
+        ),
     )
 
 
