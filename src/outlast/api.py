@@ -61,6 +61,7 @@ def train(
     the training runs in that many new processes on this machine (one per GPU); a `deadline` can't be given to them.
     Raises the errors of `outlast.errors`; nothing is written before configuration and data were found right.
     """
+    data, overrides = _settings_apart(task, data, overrides)
     asked = {name: value for name, value in locals().items() if name not in ("task", "processes")}
     if processes != 1:
         return launch.launch(task, processes, asked)
@@ -77,6 +78,18 @@ def train(
             extend=extend, mirror=mirror, deadline=deadline, processes=processes, starter=starter,
         )
     )  # fmt: skip
+
+
+def _settings_apart(task: str, data: Any, overrides: Sequence[str]) -> tuple[Any, Sequence[str]]:
+    """The data and the settings, where `--data pretrain=A finetune=B` left the second folder among the settings."""
+    if data is None or all("." in item.partition("=")[0] for item in overrides):
+        return data, overrides
+    names = _task.find(task).data
+    roots = [item for item in overrides if item.partition("=")[0] in names]
+    if not roots or isinstance(data, Mapping):
+        return data, overrides
+    given = [str(data)] if isinstance(data, str | Path) else [str(item) for item in data]
+    return [*given, *roots], [item for item in overrides if item not in roots]
 
 
 def check_task(
@@ -100,6 +113,7 @@ def check_task(
     Returns {"errors", "warnings", "unchecked", "notes": how many, "findings": [{"severity", "sentence", "evidence",
     "remedy", "id"}], "ran": the ids of all checks, "text": the same for people}.
     """
+    data, overrides = _settings_apart(task, data, overrides)
     from outlast.plan import preflight
 
     return preflight.check(
@@ -282,6 +296,7 @@ def make_plan(
     Returns {"answer": one sentence, "sessions", "stages", "quota_hours", "notes", "measurement", "text", ...}.
     Raises UsageError for limits that can't be kept or a measurement that does not fit.
     """
+    data, overrides = _settings_apart(task, data, overrides)
     from outlast.plan.planning import Question, plan
 
     return plan(
@@ -309,6 +324,7 @@ def verify_resume(
     {"tensor", "step"}, "killed": one dict per kill, "different": one per difference, "folder": where the runs are kept
     (`out`, or a temporary folder if they differ), ...}. Raises RunError if a session fails by itself.
     """
+    data, overrides = _settings_apart(task, data, overrides)
     from outlast.plan.verify import Wish, verify
 
     return verify(

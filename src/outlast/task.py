@@ -262,7 +262,8 @@ class Task:
     """Everything the machinery needs to know about a task. `name` is what `find` finds it by (dotted if need be).
 
     presets: functions that return the typed configuration; "smoke" is the one that may use the synthetic set unasked.
-    stages(config): the plan. deliver(config): what is delivered. synthetic(folder): writes a small procedural data set.
+    data: the names that data roots may have (--data NAME=DIR). stages(config): the plan. deliver(config): what is
+    delivered. synthetic(folder): writes a small procedural data set.
     """
 
     name: str
@@ -274,6 +275,7 @@ class Task:
     deliver: Callable[[Any], Delivery]
     synthetic: Callable[[Path], None]
     figures: tuple[Figure, ...] = ()
+    data: tuple[str, ...] = (DATA,)
 
 
 def names() -> dict[str, str]:

@@ -7,6 +7,7 @@ alone. Does not do: cache (cache.py), augment (augment.py), or read scientific r
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -134,7 +135,9 @@ def hash_files(paths: Sequence[str | os.PathLike[str]], *, memo: Path | None = N
         results = list(pool.map(digest, paths, chunksize=64))
     raise_damaged([problem for _, problem in results if problem], len(paths))
     if memo is not None and fresh.keys() - known.keys():
-        write_text(memo, json.dumps({**known, **fresh}))
+        with contextlib.suppress(OSError):  # a disk that is full or read-only: they are read again next time
+            memo.parent.mkdir(parents=True, exist_ok=True)
+            write_text(memo, json.dumps({**known, **fresh}))
     return [value for value, _ in results]
 
 

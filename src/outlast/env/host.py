@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from outlast.base.scratch import ON_KAGGLE, scratch_folder
 from outlast.errors import RunError
 
 KAGGLE_WORKING = Path("/kaggle/working")  # the only folder that is kept, up to this size (users' reports, 2026)
@@ -42,7 +43,7 @@ def detect(environ: Mapping[str, str] | None = None) -> Host:
     return Host(
         kind=kind,
         session_started=_container_start() if kind in ("kaggle", "colab") else _process_start(),
-        scratch=_scratch(kind, environ),
+        scratch=scratch_folder(environ),
         cores=cores(),
         limited=KAGGLE_WORKING if kind == "kaggle" else None,
         limit_bytes=KAGGLE_BYTES if kind == "kaggle" else 0,
@@ -82,20 +83,11 @@ def versions() -> dict[str, str]:
 
 
 def _kind(environ: Mapping[str, str]) -> str:
-    if "KAGGLE_KERNEL_RUN_TYPE" in environ:
+    if ON_KAGGLE in environ:
         return "kaggle"
     if "COLAB_RELEASE_TAG" in environ or "COLAB_GPU" in environ:
         return "colab"
     return "slurm" if "SLURM_JOB_ID" in environ else "plain"
-
-
-def _scratch(kind: str, environ: Mapping[str, str]) -> Path:
-    if environ.get("OUTLAST_CACHE"):
-        return Path(environ["OUTLAST_CACHE"])
-    if kind == "kaggle":
-        return Path("/kaggle/temp/outlast")
-    base = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "/tmp") / ".cache")
-    return Path(base) / "outlast"
 
 
 def _process_start() -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from outlast.task import Call, Delivery, Predict, Rows, Stage, Task, Train
+from outlast.task import DATA, Call, Delivery, Predict, Rows, Stage, Task, Train
 from outlast.tasks.glaciers import learner as glaciers
 from outlast.tasks.glaciers import use
 from outlast.tasks.glaciers.config import PRESETS, GlaciersConfig, StageConfig
@@ -21,42 +21,38 @@ about = "ice, debris and lakes from satellite bands: tiles in, maps out (boundar
 
 
 def stages(config: GlaciersConfig) -> Sequence[Stage]:
-    """pretrain -> finetune (members x folds) -> judge (each fold by the models that did not see it) -> scores."""
+    """pretrain (each member) -> finetune (members x folds) -> judge (by models that did not see it) -> scores."""
     plan: list[Stage] = []
+    members = dict(_members(config))
+    before: dict[str, tuple[str, ...]] = dict.fromkeys(members, ())
     if config.pretrain.enabled:
-        changed = {"train": config.pretrain.train, "loss": config.pretrain.loss}
-        plan.append(Train(PRETRAIN, glaciers.PRETRAINER, _stage(config, None, **changed)))
-    folds = range(config.data.folds) if config.data.folds > 1 else (None,)
-    judged = []
-    for fold in folds:
+        for member, settings in members.items():
+            changed = {"train": config.pretrain.train, "loss": config.pretrain.loss, "model": settings}
+            plan.append(Train(_named(PRETRAIN, member), glaciers.PRETRAINER, _stage(config, None, **changed)))
+            before[member] = (plan[-1].name,)
+    judges = []
+    for fold in range(config.data.folds) if config.data.folds > 1 else (None,):
+        held = Rows(values=("val",)) if fold is None else Rows("fold", (fold,))
+        rest = Rows(values=("train",)) if fold is None else _others(fold, config.data.folds)
+        number = "" if fold is None else f"fold{fold}"
         names = []
-        for member, settings in _members(config):
-            name = "-".join([FINETUNE, *([member] if member else []), *([] if fold is None else [f"fold{fold}"])])
-            plan.append(
-                Train(
-                    name,
-                    glaciers.SEGMENTER,
-                    _stage(config, fold, model=settings),
-                    fit=Rows(values=("train",)) if fold is None else _others(fold, config.data.folds),
-                    validate=Rows(values=("val",)) if fold is None else Rows("fold", (fold,)),
-                    needs=(PRETRAIN,) if config.pretrain.enabled else (),
-                )
-            )
+        for member, settings in members.items():
+            name = _named(FINETUNE, member, number)
+            stage = _stage(config, fold, model=settings)
+            plan.append(Train(name, glaciers.SEGMENTER, stage, fit=rest, validate=held, needs=before[member]))
             names.append(name)
-        rows = Rows(values=("val",)) if fold is None else Rows("fold", (fold,))
-        judge = "judge" if fold is None else f"judge-fold{fold}"
-        plan.append(Predict(judge, tuple(names), rows, outputs=("classes",), together=use.together))
-        judged.append(judge)
-    plan.append(Predict("test", _trained(plan), Rows(values=("test",)), outputs=("classes",), together=use.together))
+        judges.append(_named("judge", number))
+        plan.append(Predict(judges[-1], tuple(names), held, outputs=("classes",), together=use.together))
+    plan.append(Predict("test", _finetuned(plan), Rows(values=("test",)), outputs=("classes",), together=use.together))
     makes = ("metrics.json", "examples.npz", "boundary.json")
-    plan.append(Call("scores", score, config, learner=glaciers.SEGMENTER, needs=(*judged, "test"), makes=makes))
+    plan.append(Call("scores", score, config, learner=glaciers.SEGMENTER, needs=(*judges, "test"), makes=makes))
     return plan
 
 
 def deliver(config: GlaciersConfig) -> Delivery:
     """Every member of every fold, averaged over turned views."""
     return Delivery(
-        models=_trained(stages(config)),
+        models=_finetuned(stages(config)),
         outputs=("classes",),
         labelled=glaciers.labelled,
         sidecar=use.sidecar,
@@ -91,8 +87,12 @@ def _others(fold: int, folds: int) -> Rows:
     return Rows("fold", tuple(other for other in range(folds) if other != fold))
 
 
-def _trained(plan: Sequence[Stage]) -> tuple[str, ...]:
-    return tuple(stage.name for stage in plan if isinstance(stage, Train) and stage.name != PRETRAIN)
+def _finetuned(plan: Sequence[Stage]) -> tuple[str, ...]:
+    return tuple(stage.name for stage in plan if isinstance(stage, Train) and stage.name.startswith(FINETUNE))
+
+
+def _named(*parts: str) -> str:
+    return "-".join(part for part in parts if part)
 
 
 TASK = Task(
@@ -104,4 +104,5 @@ TASK = Task(
     stages=stages,
     deliver=deliver,
     synthetic=write,
+    data=(DATA, PRETRAIN, FINETUNE),
 )

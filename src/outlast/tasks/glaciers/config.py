@@ -86,7 +86,7 @@ class Pretraining(Settings):
         (0, 1, 2, 4, 6), min_length=1, description="of the 15 channels: blue, green, red, SWIR1, thermal"
     )
     partial: bool = Field(False, description="allow weights that fit only in part; the account says which")
-    loss: SegmentationLoss = PHASE_A
+    loss: SegmentationLoss = PHASE_A.model_copy(update={"boundary_head": 0.1})
     train: Training = Training(
         epochs=60, batch_size=16, learning_rate=5e-4, weight_decay=0.01, schedule="plateau", plateau_patience_epochs=5
     )

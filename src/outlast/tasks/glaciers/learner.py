@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from outlast.base.log import say
+from outlast.base.scratch import hashes_of, scratch_folder
 from outlast.data import segment_augment as augmentation
 from outlast.data.distance import signed_distance
 from outlast.data.find import check_names, find_root
 from outlast.data.sampler import WANTED, Drawn, pixel_balanced, shuffled
 from outlast.data.table import Examples
 from outlast.data.texture import glcm
-from outlast.errors import DataError, DataNotFoundError, listed
+from outlast.errors import DataError, DataNotFoundError, ModelError, listed
 from outlast.model.normalised import Normalised
 from outlast.model.objective import total
 from outlast.model.segmentation_metrics import Segmentation
@@ -36,6 +37,7 @@ from outlast.tasks.glaciers import hkh, tiles
 from outlast.tasks.glaciers.config import CLASSES, GlaciersConfig
 
 Batch = dict[str, Tensor]
+_HEAD = "net.boundary."  # what only the loss on boundaries needs
 _MEASURED = 24  # windows that the statistics of textures are of
 TEXTURES = 2  # channels: contrast and energy
 PRETRAIN, FINETUNE = "pretrain", "finetune"  # names of data roots, and of stages
@@ -45,7 +47,7 @@ def examples(config: GlaciersConfig, roots: Mapping[str, Path]) -> Examples:
     """Every window of the tiles in the competition layout, with its split, its fold and its pixels per class."""
     check_names("glaciers", roots, (DATA, FINETUNE, PRETRAIN))
     root = find_root("glaciers", roots.get(FINETUNE, roots.get(DATA)), tiles.looks_like_tiles, accepts=Path.is_dir)
-    found = tiles.examples(root, window=config.data.window)
+    found = tiles.examples(root, window=config.data.window, memo=hashes_of(root))
     table = found.table.assign(split=_split(found.table, config))
     facts, notes = dict(found.facts), list(found.notes)
     bands = _chosen(config, facts["band_names"])
@@ -79,7 +81,10 @@ def pretraining_examples(config: GlaciersConfig, roots: Mapping[str, Path]) -> E
             hint="name their folder with --data pretrain=DIR (and the tiles with --data finetune=DIR), or leave the "
             "pretraining out with pretrain.enabled=false",
         )
-    found = hkh.examples(roots[PRETRAIN], channels=config.pretrain.channels, fraction=config.pretrain.fraction)
+    wanted = config.pretrain
+    found = hkh.examples(
+        roots[PRETRAIN], channels=wanted.channels, fraction=wanted.fraction, cache=scratch_folder() / "hkh"
+    )
     table = found.table.assign(split=_split(found.table, config))
     rows = np.flatnonzero(table["split"] == "train")
     statistics = {"": _statistics(table, rows, list(range(len(config.pretrain.channels))))}
@@ -88,7 +93,7 @@ def pretraining_examples(config: GlaciersConfig, roots: Mapping[str, Path]) -> E
 
 def labelled(config: GlaciersConfig, root: Path, facts: Mapping[str, Any]) -> Examples:
     """Every labelled tile below a folder; its bands must be those that the run was trained on."""
-    found = tiles.examples(root, window=config.data.window, splits=False)
+    found = tiles.examples(root, window=config.data.window, splits=False, memo=hashes_of(root))
     if found.facts["band_names"] != facts["band_names"]:
         raise DataError(
             f"{root} has the bands {listed(found.facts['band_names'])}, and the run was trained on "
@@ -174,18 +179,27 @@ def begin(
     config: GlaciersConfig, model: nn.Module, inputs: Inputs, trained: Mapping[str, Trained]
 ) -> Mapping[str, Any]:
     """Bring over what was pretrained: every tensor is accounted for; channels and classes are matched by position."""
-    if PRETRAIN not in trained:
+    if not trained:
         return {"from": None}
+    [(source, pretrained)] = trained.items()
     assert isinstance(model, Normalised)
-    wanted, given = inputs.facts["channels"], trained[PRETRAIN].facts["channels"]
-    # Textures come last, and were not pretrained: as many bands as both have are the same ones, in the same order.
-    mapping = None if wanted == given else {number: number for number in range(min(wanted, given))}
-    report = transfer(
-        trained[PRETRAIN].weights, model, partial=config.pretrain.partial, channels=mapping, statistics=False,
-        source=f"the stage {PRETRAIN!r}",
-    )  # fmt: skip
+    wanted, given = inputs.facts["channels"], pretrained.facts["channels"]
+    mapping = None
+    if wanted != given and config.pretrain.partial:
+        # By position: textures come last and were not pretrained, the bands before them are the same on both sides.
+        mapping = {number: number for number in range(min(wanted, given))}
+    has_head = any(name.startswith(_HEAD) for name in model.state_dict())
+    weights = {name: part for name, part in pretrained.weights.items() if has_head or not name.startswith(_HEAD)}
+    try:
+        report = transfer(
+            weights, model, partial=config.pretrain.partial, channels=mapping, statistics=False,
+            source=f"the weights of the stage {source!r}",
+        )  # fmt: skip
+    except ModelError as error:
+        error.hint = f"{error.hint} (pretrain.partial=true)"
+        raise
     say(report.summary())
-    return {"from": PRETRAIN, **report.as_json()}
+    return {"from": source, **report.as_json()}
 
 
 def rungs(config: GlaciersConfig) -> tuple[str, ...]:

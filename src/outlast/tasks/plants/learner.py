@@ -13,6 +13,7 @@ import pandas as pd
 from torch import Tensor, nn
 from torch.nn import functional
 
+from outlast.base.scratch import hashes_of
 from outlast.data import augment as augmentation
 from outlast.data.find import check_names, find_root
 from outlast.data.folders import class_folders, labelled_folders, looks_like_classes
@@ -35,7 +36,7 @@ def examples(config: PlantsConfig, roots: Mapping[str, Path]) -> Examples:
     """Every photo with its class and split; a split that is given is kept, what it lacks is cut off from train."""
     check_names("plants", roots, (DATA,))
     root = find_root("plants", roots.get(DATA), looks_like_classes, accepts=Path.is_dir)
-    found = class_folders(root)
+    found = class_folders(root, memo=hashes_of(root))
     data = config.data
     fractions = {
         "train": 1 - data.val_fraction - data.test_fraction, "val": data.val_fraction, "test": data.test_fraction
@@ -52,7 +53,7 @@ def examples(config: PlantsConfig, roots: Mapping[str, Path]) -> Examples:
 
 def labelled(config: PlantsConfig, root: Path, facts: Mapping[str, Any]) -> Examples:
     """Every labelled photo below a folder; its classes must be among those that the run knows."""
-    found = labelled_folders(root)
+    found = labelled_folders(root, memo=hashes_of(root))
     known = list(facts["classes"])
     unknown = [name for name in found.facts["classes"] if name not in known]
     if unknown:

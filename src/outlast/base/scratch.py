@@ -1,0 +1,30 @@
+"""Where things are remembered that can be made again: decoded samples, hashes of files.
+
+$OUTLAST_CACHE if it is set; on Kaggle the temporary disk, which does not count against what is kept; else the user's
+cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+ON_KAGGLE = "KAGGLE_KERNEL_RUN_TYPE"  # set in its notebooks and their batch runs
+
+
+def scratch_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """The folder; it need not exist."""
+    environ = os.environ if environ is None else environ
+    if environ.get("OUTLAST_CACHE"):
+        return Path(environ["OUTLAST_CACHE"])
+    if ON_KAGGLE in environ:
+        return Path("/kaggle/temp/outlast")
+    base = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "/tmp") / ".cache")
+    return Path(base) / "outlast"
+
+
+def hashes_of(root: Path) -> Path:
+    """The file that remembers the hashes of the files below a data root."""
+    return scratch_folder() / "hashes" / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.json"
