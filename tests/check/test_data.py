@@ -105,6 +105,21 @@ def test_a_class_without_training_examples_is_an_error_and_without_validation_a_
     assert finding.severity == "error" and "dark" in finding.sentence
 
 
+def of_pixels(frame):
+    """Every example shows dark, only those of val light, none stripes."""
+    split = balanced(frame)
+    light = np.where(split["split"] == "val", 3, 0)
+    return split.drop(columns="label").assign(pixels_0=5, pixels_1=light, pixels_2=0)
+
+
+def test_classes_of_pixels_are_counted_by_the_examples_that_show_them(tmp_path):
+    made = subject(tmp_path, table=of_pixels)
+    (counted,) = data.counts(made)
+    assert "dark: 48 train, 12 val; light: 0 train, 12 val" in counted.evidence
+    finding = only(data.class_in_every_split, made)
+    assert finding.severity == "warning" and finding.sentence == "no training example of light"
+
+
 def test_a_class_with_a_handful_of_examples_is_named(tmp_path):
     assert severities(data.few_of_a_class, subject(tmp_path)) == []
     few = subject(tmp_path, table=lambda frame: frame[(frame.label != 1) | (np.arange(len(frame)) < 12)])

@@ -19,6 +19,7 @@ from outlast.errors import listed
 
 FEW = 10  # training examples of a class: with fewer, chance decides what is learned of it
 IMBALANCED = 50  # times as many of one class as of another
+_PIXELS = "pixels_"  # columns that count the pixels of each class in an example
 _MOST_FOLDERS = 2000  # of a mount that are looked into
 _WAIT = (
     "wait until `kaggle datasets status OWNER/SLUG` says ready (a further version is refused with 403 before), "
@@ -108,7 +109,8 @@ def class_in_every_split(subject: Subject) -> Iterator[Finding]:
         for split, column in _per_class(reading).items():
             absent = [str(name) for name in column.index[column == 0]]
             if absent and split == "train":
-                yield error(
+                # A rare class of pixels may lie in few scenes: the others can still be learned.
+                yield (warning if _of_pixels(reading.examples.table) else error)(
                     f"no training example of {listed(absent)}",
                     remedy="add images of it to the training data, or take the class out of the other splits",
                 )
@@ -193,14 +195,27 @@ def leaking_columns(subject: Subject) -> Iterator[Finding]:
 
 
 def _per_class(reading: Reading) -> pd.DataFrame:
-    """Numbers of examples: rows are classes (those that the facts name, by number), columns are splits."""
+    """Numbers of examples: rows are classes (those that the facts name, by number), columns are splits.
+
+    Where pixels have classes, examples that hold a pixel of a class; a class that stands nowhere is left out.
+    """
     table, classes = reading.examples.table, reading.examples.facts.get("classes")
-    if "label" not in table.columns or "split" not in table.columns or classes is None:
+    if "split" not in table.columns or classes is None or not ("label" in table.columns or _of_pixels(table)):
         raise CannotCheck(f"the examples of {reading.learner.name} have no classes")
-    numbers = pd.crosstab(table["label"], table["split"]).reindex(range(len(classes)), fill_value=0)
+    if _of_pixels(table):
+        held = table[[f"{_PIXELS}{number}" for number in range(len(classes))]] > 0
+        numbers = held.groupby(table["split"]).sum().T
+    else:
+        numbers = pd.crosstab(table["label"], table["split"]).reindex(range(len(classes)), fill_value=0)
     numbers.index = pd.Index([str(name) for name in classes])
+    if _of_pixels(table):
+        numbers = numbers[numbers.sum(axis=1) > 0]
     order = [split for split in ("train", "val", "test") if split in numbers.columns]
     return numbers[[*order, *(split for split in numbers.columns if split not in order)]]
+
+
+def _of_pixels(table: pd.DataFrame) -> bool:
+    return f"{_PIXELS}0" in table.columns
 
 
 def _training_counts(reading: Reading) -> dict[str, int]:

@@ -63,7 +63,7 @@ def only(tiles, split, to):
 
 def test_a_run_judges_the_tiles_that_it_did_not_train_on(run):
     metrics = json.loads((run / "scores/metrics.json").read_text())
-    assert metrics["split"] == "val" and metrics["tiles"] == 4 and metrics["synthetic"] is True
+    assert metrics["split"] == "val" and metrics["images"] == 4 and metrics["synthetic"] is True
     assert set(metrics["metrics"]["iou"]) == {"background", "ice", "debris", "lake"}
     lines = [json.loads(line) for line in (run / "finetune/metrics.jsonl").read_text().splitlines()]
     for line in lines:
@@ -170,7 +170,7 @@ def test_pretraining_members_and_folds_make_one_plan_and_one_ensemble(tiles, pat
     fates = {tensor["name"]: tensor["status"] for tensor in begun["tensors"]}
     assert fates["net.down.0.0.weight"] == "loaded" and fates["mean"] == "kept"
     scores = json.loads((tmp_path / "run/scores/metrics.json").read_text())
-    assert scores["split"] == "out of fold" and scores["tiles"] == 14
+    assert scores["split"] == "out of fold" and scores["images"] == 14
     said = outlast.evaluate(tmp_path / "run", data=tiles)
     assert len(said["stages"]) == 4, "two members of two folds are delivered together"
     # The patches are not needed any more: what was learned from them is there.
@@ -230,7 +230,7 @@ def test_real_tiles_train_and_are_judged(real_data, tmp_path):
         "glaciers", data=real_data / "glaciers/everest", out=out, preset="smoke", overrides=[*QUICK, "train.epochs=1"]
     )
     metrics = json.loads((out / "scores/metrics.json").read_text())
-    assert metrics["tiles"] == 22 and metrics["synthetic"] is False
+    assert metrics["images"] == 22 and metrics["synthetic"] is False
     assert metrics["metrics"]["pixels"] == 22 * 64 * 64
 
 

@@ -28,12 +28,12 @@ def score(work: Work) -> Mapping[str, Any]:
     judged = _scored(work.examples, [work.inputs[name] for name in judges])
     result = {"split": "out of fold" if len(judges) > 1 else "val", **judged.summary()}
     document = {
-        "split": result["split"], "tiles": judged.tiles, "metrics": judged.metrics, "classes": list(CLASSES),
+        "split": result["split"], "images": judged.tiles, "metrics": judged.metrics, "classes": list(CLASSES),
         "confusion": judged.confusion.tolist(), "unit": "pixels", "synthetic": work.synthetic,
     }  # fmt: skip
     tested = _scored(work.examples, [work.inputs["test"]])
     if tested.tiles:
-        document["test"] = {"tiles": tested.tiles, "metrics": tested.metrics, "confusion": tested.confusion.tolist()}
+        document["test"] = {"images": tested.tiles, "metrics": tested.metrics, "confusion": tested.confusion.tolist()}
         result |= {f"test_{name}": value for name, value in tested.summary().items()}
     write_json(work.out / "metrics.json", document)
     _draw(work, judged)
@@ -60,7 +60,7 @@ class _Scored:
     def summary(self) -> dict[str, float]:
         """The numbers that a line holds."""
         metrics = self.metrics
-        return {name: metrics[name] for name in ("mcc", "mean_iou", "macro_f1", "accuracy")} | {"tiles": self.tiles}
+        return {name: metrics[name] for name in ("mcc", "mean_iou", "macro_f1", "accuracy")} | {"images": self.tiles}
 
 
 def _scored(examples: Examples, folders: list[Path]) -> _Scored:
