@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,14 @@ def test_an_unknown_encoder_suggests_the_closest(name: str, hint: str) -> None:
     with pytest.raises(ModelError) as caught:
         built(SegmenterSettings(encoder=name))
     assert hint in (caught.value.hint or "")
+
+
+def test_without_the_library_of_encoders_the_others_work_and_the_error_says_how_to_get_it(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    assert isinstance(built(PLAIN), Normalised)
+    with pytest.raises(ModelError, match="not installed") as caught:
+        built(LIGHT)
+    assert "--no-deps" in (caught.value.hint or "")
 
 
 def test_a_model_that_is_no_encoder_is_refused_with_a_way_out() -> None:

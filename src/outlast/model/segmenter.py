@@ -17,7 +17,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import segmentation_models_pytorch as smp  # type: ignore[import-untyped, unused-ignore]
 import torch
 from torch import Tensor, nn
 
@@ -106,7 +105,8 @@ class BoundaryUnet(SegmentationNet):
 def _unet(settings: SegmenterSettings, channels: int, classes: int) -> Any:
     """smp's U-Net, of which `BoundaryUnet` takes the parts."""
     name = settings.encoder
-    _require_known(name)
+    smp = _library(name)
+    _require_known(name, smp)
     try:
         return smp.Unet(
             name,
@@ -130,7 +130,20 @@ def _unet(settings: SegmenterSettings, channels: int, classes: int) -> Any:
         raise _no_encoder(name, error) from error
 
 
-def _require_known(name: str) -> None:
+def _library(name: str) -> Any:
+    """smp, imported only where one of its encoders is wanted: a platform's image may be without it."""
+    try:
+        import segmentation_models_pytorch
+    except ImportError as error:
+        raise ModelError(
+            f"the encoder {name!r} needs segmentation-models-pytorch, which is not installed ({error})",
+            hint="install it without touching torch (pip install --no-deps segmentation-models-pytorch), or take "
+            "model.encoder=plain or model.architecture=glavitu",
+        ) from error
+    return segmentation_models_pytorch
+
+
+def _require_known(name: str, smp: Any) -> None:
     if name.startswith(_TIMM):
         backbone.normalisation(name.removeprefix(_TIMM))  # an unknown name is an error that suggests the closest
         return
