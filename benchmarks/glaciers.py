@@ -26,7 +26,7 @@ CROSS_ENTROPY = ("loss.cross_entropy=1", "loss.dice=0", "loss.mcc=0")
 YARDSTICK = (
     "model.encoder=resnet18", "model.depth=5", "model.attention=none", "model.boundary_head=false",
     "loss.boundary_head=0", *CROSS_ENTROPY, "sampling.balanced=false", "augment.gain=0", "augment.shift=0", "tta=none",
-    "train.ema_decay=null", "train.epochs=60",
+    "train.ema_decay=null", "train.epochs=60", "repeats=1",
 )  # fmt: skip
 VARIANTS: dict[str, tuple[str, ...]] = {
     "recipe": (),
@@ -38,6 +38,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "without average of weights": ("train.ema_decay=null",),
     "with ResNet18 encoder": ("model.encoder=resnet18", "model.depth=5"),
     "with textures": ("bands.texture=true",),
+    "one training instead of three": ("repeats=1",),
 }
 
 

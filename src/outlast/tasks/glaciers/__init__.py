@@ -7,8 +7,10 @@ fold was not trained on, score it. What is delivered is the average of all membe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from outlast.config.schema import Training
+from outlast.model.segmenter_settings import SegmenterSettings
 from outlast.task import DATA, Call, Delivery, Predict, Rows, Stage, Task, Train
 from outlast.tasks.glaciers import learner as glaciers
 from outlast.tasks.glaciers import use
@@ -20,26 +22,39 @@ from outlast.tasks.glaciers.synthetic import write
 about = "ice, debris and lakes from satellite bands: tiles in, maps out (boundary-aware U-Nets, GlaViTU hybrid, folds)"
 
 
+_APART = 100_003  # between the seeds of repeated trainings: those of neighbouring runs stay different
+
+
+class Member(NamedTuple):
+    """A model of the ensemble: which one ('' is the only one), which of its repeated trainings, and how it is made."""
+
+    kind: str
+    repeat: str
+    model: SegmenterSettings
+    train: Training
+
+
 def stages(config: GlaciersConfig) -> Sequence[Stage]:
-    """pretrain (each member) -> finetune (members x folds) -> judge (by models that did not see it) -> scores."""
+    """pretrain (each kind) -> finetune (members x folds) -> judge (by models that did not see it) -> scores."""
     plan: list[Stage] = []
-    members = dict(_members(config))
-    before: dict[str, tuple[str, ...]] = dict.fromkeys(members, ())
+    members = list(_members(config))
+    before: dict[str, tuple[str, ...]] = dict.fromkeys((member.kind for member in members), ())
     if config.pretrain.enabled:
-        for member, settings in members.items():
-            changed = {"train": config.pretrain.train, "loss": config.pretrain.loss, "model": settings}
-            plan.append(Train(_named(PRETRAIN, member), glaciers.PRETRAINER, _stage(config, None, **changed)))
-            before[member] = (plan[-1].name,)
+        for member in members:
+            if not before[member.kind]:
+                changed = {"train": config.pretrain.train, "loss": config.pretrain.loss, "model": member.model}
+                plan.append(Train(_named(PRETRAIN, member.kind), glaciers.PRETRAINER, _stage(config, None, **changed)))
+                before[member.kind] = (plan[-1].name,)
     judges = []
     for fold in range(config.data.folds) if config.data.folds > 1 else (None,):
         held = Rows(values=("val",)) if fold is None else Rows("fold", (fold,))
         rest = Rows(values=("train",)) if fold is None else _others(fold, config.data.folds)
         number = "" if fold is None else f"fold{fold}"
         names = []
-        for member, settings in members.items():
-            name = _named(FINETUNE, member, number)
-            stage = _stage(config, fold, model=settings)
-            plan.append(Train(name, glaciers.SEGMENTER, stage, fit=rest, validate=held, needs=before[member]))
+        for member in members:
+            name = _named(FINETUNE, member.kind, member.repeat, number)
+            stage = _stage(config, fold, model=member.model, train=member.train)
+            plan.append(Train(name, glaciers.SEGMENTER, stage, rest, held, before[member.kind]))
             names.append(name)
         judges.append(_named("judge", number))
         plan.append(Predict(judges[-1], tuple(names), held, outputs=("classes",), together=use.together))
@@ -63,14 +78,20 @@ def deliver(config: GlaciersConfig) -> Delivery:
     )
 
 
-def _members(config: GlaciersConfig) -> Iterator[tuple[str, Any]]:
-    """(name, model) of each member of the ensemble; '' is the only one."""
-    if not config.members:
-        yield "", config.model
-    for name in config.members:
-        hybrid = name == "glavitu"
-        changed = {"architecture": "glavitu"} if hybrid else {"architecture": "unet", "encoder": name}
-        yield name, type(config.model).model_validate({**config.model.model_dump(), **changed})
+def _members(config: GlaciersConfig) -> Iterator[Member]:
+    """Every member of the ensemble."""
+    for kind in config.members or ("",):
+        model = config.model.model_dump()
+        if kind:
+            model |= {"architecture": "glavitu"} if kind == "glavitu" else {"architecture": "unet", "encoder": kind}
+        for number in range(config.repeats):
+            seed = (config.train.seed + _APART * number) % 2**32
+            yield Member(
+                kind,
+                f"again{number}" if number else "",
+                type(config.model).model_validate(model),
+                config.train.model_copy(update={"seed": seed}),
+            )
 
 
 def _stage(config: GlaciersConfig, fold: int | None, **changed: Any) -> StageConfig:

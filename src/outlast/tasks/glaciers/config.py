@@ -107,6 +107,7 @@ class GlaciersConfig(TaskConfig):
     members: tuple[str, ...] = Field(
         (), description="encoders (or glavitu) that are trained each and averaged; none: only model.encoder"
     )
+    repeats: int = Field(1, ge=1, le=20, description="trainings of each member, from other random beginnings, averaged")
     loss: SegmentationLoss = PHASE_B
     tta: Tta = Field("dihedral", description="turned and mirrored views that are averaged when predicting")
     tile: int = Field(256, ge=32, le=2048, description="side of the overlapping tiles of whole scenes")
@@ -146,8 +147,8 @@ def cpu() -> GlaciersConfig:
     return GlaciersConfig(
         data=GlaciersData(window=64, crop=64),
         sampling=Sampling(background=0.25, ice=0.35, debris=0.35, lake=0.05),
-        augment=SegmentAugmentation(gain=0.2, shift=0.3),
         model=SegmenterSettings(encoder="plain", width=24, depth=3),
+        repeats=3,
         loss=SegmentationLoss(cross_entropy=0.35, dice=0.25, mcc=0.4, boundary_head=0.05),
         tile=128,
         train=Training(
