@@ -92,6 +92,9 @@ class Learner:
     metric(config, facts)     a fresh Metric fed with predict's outputs
     score                     "+name" (more is better) or "-name": what early stopping and "best" go by
     deploy(config, model)     the module that users of the weights get
+    teacher(config, inputs, trained)   a model to learn from, made of weights of the stages it needs, {stage: Trained};
+                              none: this stage has none. It is frozen, evaluates, and is no part of what is trained
+    teach(config, teacher, batch)   what the teacher makes of a batch, without gradient; `step` finds it in its batch
     loss_at_start(config, facts)    the mean loss of a model that knows nothing; none: ln(classes) where there is one
                               label per sample, else it is not known
     couples_batch             the loss is not a sum over samples: micro-batches change it; recorded, and warned of
@@ -112,6 +115,8 @@ class Learner:
     score: str
     deploy: Callable[[Any, torch.nn.Module], torch.nn.Module]
     begin: Callable[[Any, torch.nn.Module, Inputs, Mapping[str, Trained]], Mapping[str, Any]] | None = None
+    teacher: Callable[[Any, Inputs, Mapping[str, Trained]], torch.nn.Module | None] | None = None
+    teach: Callable[[Any, torch.nn.Module, Batch], Batch] | None = None
     loss_at_start: Callable[[Any, Mapping[str, Any]], float] | None = None
     couples_batch: bool = False
 

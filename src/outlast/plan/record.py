@@ -185,6 +185,8 @@ class RunRecord:
         self.values.setdefault("inexact", {})[stage] = facts["inexact"]
         self.values.setdefault("parameters", {})[stage] = facts["parameters"]
         self.values.setdefault("stall_seconds", {})[stage] = facts["stall_seconds"]
+        if "teacher" in facts:
+            self.values.setdefault("teacher", {})[stage] = facts["teacher"]
 
     def mirrored(self, state: Mapping[str, Any]) -> None:
         """How the run's mirror stands."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from outlast.loop.accel import Compute
 from outlast.loop.evaluate import predict
 from outlast.loop.samples import open_loader
 from outlast.loop.setup import Job, load_weights, model_hash
+from outlast.loop.teaching import open_teacher
 from outlast.loop.train import train
 from outlast.plan import extension, ledger
 from outlast.plan.members import open_members, stages_named
@@ -164,12 +165,14 @@ def check_progress(stages: Sequence[Stage], run: Path) -> None:
 
 def _train(stage: Train, folder: Path, identity: str, around: Surroundings, began: float) -> str | None:
     examples = around.examples[stage.learner.name]
+    needs = {name: around.run / name for name in stage.needs}
+    trained = partial(_trained, stage, around)
     with open_loader(stage.learner, stage.config, examples, around.scratch, around.compute, around.cores) as loader:
         job = Job(
             stage=stage,
             folder=folder,
             examples=examples,
-            needs={name: around.run / name for name in stage.needs},
+            needs=needs,
             loader=loader,
             compute=around.compute,
             record={**around.record, "stage": stage.name, "stage_identity": identity},
@@ -181,7 +184,8 @@ def _train(stage: Train, folder: Path, identity: str, around: Surroundings, bega
             warned=around.warned,
             afterwards=around.afterwards,
             words=around.words,
-            trained=partial(_trained, stage, around),
+            trained=trained,
+            teacher=cache(partial(open_teacher, stage, Inputs(examples.facts, needs), trained, around.compute.device)),
         )
         outcome = train(job)
     around.progressed |= outcome.advanced or outcome.stopped is None
