@@ -1,4 +1,7 @@
-"""A training with a frozen teacher: it sees the student's own samples, stays as it is, and resuming stays exact."""
+"""A training with a frozen teacher: it sees the student's own samples, stays as it is, and resuming stays exact.
+
+Several processes are in test_processes.py.
+"""
 
 import hashlib
 import json
@@ -49,15 +52,6 @@ def test_a_student_that_was_cut_ends_as_the_whole_one(teaching, cut):
     assert teaching.results("cut") == teaching.results("whole")
 
 
-def test_with_two_processes_a_student_that_was_cut_ends_as_the_whole_one(teaching, ranks):
-    ranks.train(2, teaching.folder / "whole", task="toys.taught")
-    cut = ranks.train(2, teaching.folder / "cut", SAVING, task="toys.taught", crash=("stepped", 22))
-    assert [answer["result"] for answer in cut] == [None] * 2
-    again = ranks.train(2, teaching.folder / "cut", SAVING, task="toys.taught")
-    assert again[0]["result"]["stages"]["student"]["from_step"] > 0
-    assert teaching.results("cut") == teaching.results("whole")
-
-
 def test_teacher_and_student_see_the_same_images_once_and_the_teacher_is_frozen(teaching, monkeypatch):
     seen = {"teacher": [], "student": []}
     kept = []
@@ -104,8 +98,8 @@ def test_a_teacher_makes_a_difference_to_the_student_and_its_place_in_the_random
     """The student begins with the weights of the one that is alone: the teacher takes no random number from it."""
     teaching.train("run", "train.learning_rate=1e-10", "train.weight_decay=0", "model.dropout=0")
     first = [
-        [float(json.loads(line)["val_loss"]) for line in (teaching.folder / "run" / name / "metrics.jsonl").open()]
-        for name in ("student", "alone")
+        [json.loads(line)["val_loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (teaching.folder / "run" / "student", teaching.folder / "run" / "alone")
     ]
     assert first[0] == pytest.approx(first[1], abs=1e-5)
     teaching.train("taught")
