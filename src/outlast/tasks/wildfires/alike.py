@@ -10,6 +10,7 @@ Perceptual hash: a difference hash (dHash) of 64 bits, the sign of the change of
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -78,7 +79,7 @@ def perceptual_hashes(frames: UInt8) -> UInt64:
     bits = (grid[:, :, 1:] > grid[:, :, :-1]).reshape(len(frames), 64)
     packed = np.packbits(bits, axis=1).astype(np.uint64)
     shifts = np.arange(56, -1, -8, dtype=np.uint64)
-    return np.bitwise_or.reduce(packed << shifts, axis=1)
+    return np.asarray(np.bitwise_or.reduce(packed << shifts, axis=1), dtype=np.uint64)
 
 
 def near_duplicates(
@@ -110,7 +111,7 @@ def _nearest(known: UInt64, asked: UInt64, most_bits: int) -> npt.NDArray[np.int
     """For each hash asked, the position of a known one within `most_bits`; -1 where there is none."""
     found = np.full(len(asked), -1, dtype=np.int64)
     edges = [64 * band // (most_bits + 1) for band in range(most_bits + 2)]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         mask = np.uint64((1 << (high - low)) - 1)
         key = (known >> np.uint64(low)) & mask
         order = np.argsort(key, kind="stable")
@@ -148,7 +149,7 @@ def _parts(count: npt.NDArray[np.int64]) -> list[slice]:
         return []
     part = np.cumsum(count) // _MOST_COMPARED
     edges = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(count)]
-    return [slice(one, two) for one, two in zip(edges, edges[1:], strict=False)]
+    return [slice(one, two) for one, two in itertools.pairwise(edges)]
 
 
 def _differing(one: UInt64, two: UInt64) -> npt.NDArray[np.int64]:

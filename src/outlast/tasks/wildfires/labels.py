@@ -8,6 +8,7 @@ Does not do: look at images (pairs.py), or find scenes that nobody named (split.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ def read_table(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a readable CSV file ({error})", hint="save it as UTF-8 with a header") from error
     table.columns = pd.Index([str(name).strip().lower().replace(" ", "_") for name in table.columns])
-    return table.apply(lambda column: column.str.strip())
+    return pd.DataFrame({name: table[name].str.strip() for name in table.columns})
 
 
 def _tables(root: Path) -> list[Path]:
@@ -223,7 +224,7 @@ def _by_range(labels: Labels, listing: pd.DataFrame, column: str, source: str) -
         else:
             labels.problems.append(f"{source} line {line}: {first} to {last} is not a range of frames; correct it")
     ranges.sort()
-    for (_, last, one), (first, _, two) in zip(ranges, ranges[1:], strict=False):
+    for (_, last, one), (first, _, two) in itertools.pairwise(ranges):
         if first <= last:
             labels.problems.append(f"{source}: the ranges of {one} and {two} overlap; correct them")
     numbers = [frame_number(name) for name in labels.table["rgb"]]

@@ -191,14 +191,10 @@ def _try(
 ) -> _Plan | None:
     """The split with the scarce scenes cut into so many blocks; None where something would be missing."""
     plan = _Plan(table.assign(group=table["scene"]), waived=waived)
-    spans = []
     for scene in scarce:
-        rows = np.flatnonzero(table["scene"] == scene)
-        for part, block in enumerate(np.array_split(rows, pieces), start=1):
+        for part, block in enumerate(np.array_split(np.flatnonzero(table["scene"] == scene), pieces), start=1):
             if not len(block):
                 return None
-            times = table["time"].to_numpy()[block]
-            spans.append(int(times[-1] - times[0]) + 1)
             plan.table.loc[plan.table.index[block], "group"] = f"{scene} block {part:02d}"
     try:
         plan.table["split"] = split_by_group(plan.table, fractions=splitting.fractions, seed=splitting.split_seed)
@@ -206,15 +202,22 @@ def _try(
         return None
     sides = plan.table.groupby("scene")["split"].nunique()
     plan.cut = sides.index[sides > 1].tolist()
-    plan.guard = min(splitting.guard_frames, max(1, min(spans) // _GUARD_SHARE)) if spans else splitting.guard_frames
+    plan.guard = _guard(plan.table, splitting.guard_frames)
     _leave_out(plan)
-    sides_of = {split: rows for split, rows in plan.table.groupby("split")}
     needed = set(table["label"])
-    if any(split not in sides_of or set(sides_of[split]["label"]) != needed for split in SPLITS):
+    if any(set(plan.table["label"][plan.table["split"] == split]) != needed for split in SPLITS):
         return None
     names = plan.table["group"].where(plan.table["scene"].isin(plan.cut), plan.table["scene"])
     plan.table = plan.table.assign(scene=names, group=names).drop(columns="label")
     return plan
+
+
+def _guard(table: pd.DataFrame, wanted: int) -> int:
+    """Frames of a guard gap: as wanted, but at most a third of the shortest group that has a neighbour in time."""
+    shared = table[table.groupby("timeline")["group"].transform("nunique") > 1]
+    times = shared.groupby("group")["time"]
+    spans = (times.max() - times.min() + 1).tolist()
+    return min([wanted, *(max(1, span // _GUARD_SHARE) for span in spans)])
 
 
 def _leave_out(plan: _Plan) -> None:
@@ -273,13 +276,14 @@ def _notes(account: dict[str, Any], plan: _Plan, table: pd.DataFrame) -> Iterato
     yield {
         "named": f"the split keeps {count} named scenes apart",
         "detected": f"no scenes are named: {count} were found where the pictures change at once",
-        "none": "no scenes are named and the pictures show no boundaries: the split is by blocks of neighbouring frames",
+        "none": "no scenes are named and the pictures show no boundaries: the split is by blocks of frames",
     }[how]
     if plan.cut and how != "none":
+        scenes = table.groupby("combination")["scene"].nunique().to_dict()
         few = [
-            COMBINATIONS[number]
-            for number, names in table.groupby("combination")["scene"].nunique().items()
-            if names < len(SPLITS) and number not in plan.waived
+            name
+            for number, name in enumerate(COMBINATIONS)
+            if 0 < scenes.get(number, 0) < len(SPLITS) and number not in plan.waived
         ]
         yield (
             f"{listed(few)} occurs in fewer than three scenes: {listed(plan.cut)} "
