@@ -217,7 +217,7 @@ def _guard(table: pd.DataFrame, wanted: int) -> int:
     shared = table[table.groupby("timeline")["group"].transform("nunique") > 1]
     times = shared.groupby("group")["time"]
     spans = (times.max() - times.min() + 1).tolist()
-    return min([wanted, *(max(1, span // _GUARD_SHARE) for span in spans)])
+    return min([wanted, *(max(1, int(span) // _GUARD_SHARE) for span in spans)])
 
 
 def _leave_out(plan: _Plan) -> None:
