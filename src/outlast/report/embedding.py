@@ -108,6 +108,7 @@ def picture(embedding: Embedding, look: Look | None = None) -> bytes:
             quiet_axes(axes, grid=None)
             axes.set(xticks=[], yticks=[], facecolor=theme.band, box_aspect=1)
             axes.set_aspect("equal", adjustable="datalim")
+            axes.set_anchor("W")
             axes.margins(0.04)
             if len(embedding.panels) > 1:
                 axes.set_title(panel.title, fontsize=10, color=theme.text, loc="left")
@@ -119,11 +120,14 @@ def picture(embedding: Embedding, look: Look | None = None) -> bytes:
                     marker=MARKERS[mark.marker][0], alpha=0.8, linewidths=0.4, edgecolors=theme.surface,
                 )  # fmt: skip
         handles = [_handle(embedding.marks[name], label, _is_empty(embedding, name)) for name, label in labels.items()]
-        place = "outside right center" if beside else "outside lower left"
         figure.legend(
-            handles=handles, loc=place, ncols=columns, handletextpad=0.3, columnspacing=1.4,
+            handles=handles,
+            loc="outside right center" if beside else "outside lower left",
+            ncols=columns,
+            handletextpad=0.3,
+            columnspacing=1.4,
             borderaxespad=0.2,
-        )  # fmt: skip
+        )
         return save_as(figure, look, embedding.said.encode("ascii", "backslashreplace").decode("ascii"))
 
 
