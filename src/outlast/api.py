@@ -204,6 +204,48 @@ def export_weights(run: str | Path, to: str | Path, *, stage: str | None = None,
     return {"files": [str(path) for path in files], "parameters": sum(p.numel() for p in module.parameters())}
 
 
+def embed(
+    run: str | Path,
+    *,
+    method: str = "tsne",
+    data: str | Path | None = None,
+    split: str | None = None,
+    stages: Sequence[str] = (),
+    weights: Sequence[str | Path] = (),
+    to: str | Path | None = None,
+    samples: int = 2000,
+    seed: int = 0,
+    perplexity: float | None = None,
+    learning_rate: float | None = None,
+    iterations: int | None = None,
+    neighbours: int | None = None,
+    min_dist: float | None = None,
+    metric: str | None = None,
+) -> dict[str, Any]:
+    """Draw what the models of a run have made of the data, in two dimensions: a PNG, an interactive HTML file, a CSV.
+
+    run: a run folder, or a folder of them (the cells of a sweep). method: "tsne" (perplexity 30, learning rate 200,
+    1000 iterations) or "umap" (15 neighbours, min_dist 0.1, euclidean). stages: training stages side by side. weights:
+    files that `export_weights` wrote, one per stage, instead of the run's own. split: only this part of the run's
+    split. Returns {"method", "embeddings": [{"run", "png", "html", "csv", "json", "images", "stages", "notes",
+    "synthetic"}], "failed": [{"run", "error", "hint"}]}. Raises UsageError for settings that can't be.
+    """
+    from outlast.model.projection import projection
+    from outlast.plan.embed import Wish
+    from outlast.plan.embed import embed as embed_all
+
+    wanted = projection(
+        method, seed, perplexity=perplexity, learning_rate=learning_rate, iterations=iterations, neighbours=neighbours,
+        min_dist=min_dist, metric=metric,
+    )  # fmt: skip
+    wish = Wish(
+        projection=wanted, stages=tuple(stages), weights=tuple(Path(file) for file in weights),
+        data=Path(data) if data is not None else None, split=split, samples=samples,
+        to=Path(to) if to is not None else None,
+    )  # fmt: skip
+    return embed_all(Path(run), wish)
+
+
 def status(run: str | Path | None = None) -> dict[str, Any]:
     """What there is to know about a run, or about every run under ./runs; "text" is for people.
 

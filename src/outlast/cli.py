@@ -227,6 +227,45 @@ def predict(
 
 
 @app.command()
+def embed(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, or a folder of runs (a sweep).")],
+    method: Annotated[str, typer.Option(metavar="tsne|umap", help="t-SNE or UMAP.")] = "tsne",
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Labelled examples; default: the run's own.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this part of the run's split, such as test.")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="A training stage; repeat it to see several side by side.")
+    ] = None,
+    weights: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Exported weights instead of the run's; one per stage.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; default: RUN/embeddings.")] = None,
+    samples: Annotated[int, typer.Option(help="At most so many samples, drawn by the seed.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the choice of samples and of the method.")] = 0,
+    perplexity: Annotated[float | None, typer.Option(help="t-SNE: 30, or less for few samples.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="t-SNE: 200 unless given.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="t-SNE: 1000 unless given.")] = None,
+    neighbours: Annotated[int | None, typer.Option(help="UMAP: 15, or less for few samples.")] = None,
+    min_dist: Annotated[float | None, typer.Option(help="UMAP: 0.1 unless given.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="UMAP: euclidean, manhattan, cosine or correlation; euclidean unless given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a model's features in two dimensions (t-SNE, UMAP): PNG, interactive HTML, CSV."""
+    from outlast import api
+
+    result = api.embed(
+        run, method=method, data=data, split=split, stages=stage or [], weights=weights or [], to=to, samples=samples,
+        seed=seed, perplexity=perplexity, learning_rate=learning_rate, iterations=iterations, neighbours=neighbours,
+        min_dist=min_dist, metric=metric,
+    )  # fmt: skip
+    made = [path for one in result["embeddings"] for path in (one["png"], one["html"], one["csv"])]
+    _print(result, as_json, "\n".join(made))
+    if result["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def status(
     run: Annotated[
         Path | None, typer.Argument(metavar="[RUN]", help="A run folder; default: all under ./runs.")

@@ -223,8 +223,27 @@ class Scenes:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """How the points of a group are drawn: a colour (#rrggbb), and a marker that report.embedding knows."""
+
+    colour: str
+    marker: str
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What colours the points of an embedding: the group of every sample, and the marks of all groups in their order.
+
+    A group that no sample has is named as empty.
+    """
+
+    names: Sequence[str]
+    marks: Mapping[str, Mark]
+
+
+@dataclass(frozen=True)
 class Delivery:
-    """What `eval`, `predict` and `export` use.
+    """What `eval`, `predict`, `embed` and `export` use.
 
     models                             the training stages whose best weights are used
     together                           what they give together, as for Predict
@@ -238,6 +257,8 @@ class Delivery:
     unlabelled(config, images, facts)  images that were never seen, for `predict`
     table(config, facts, ids, outputs) the table that `predict` writes
     sidecar(config, facts, rung)       what a user of the bare weights must know: classes, size, normalisation
+    groups(config, examples)           what colours the points of `embed`; none: the class that the column "label" says
+    embedded                           training stages that `embed` shows side by side; none: what is delivered
     """
 
     models: tuple[str, ...]
@@ -250,6 +271,8 @@ class Delivery:
     module: Callable[[Sequence[Member]], torch.nn.Module] | None = None
     scenes: Callable[[Scenes], pd.DataFrame] | None = None
     solution: Callable[[Any, Mapping[str, Any]], Solution] | None = None
+    groups: Callable[[Any, Examples], Groups] | None = None
+    embedded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

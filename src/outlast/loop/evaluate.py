@@ -118,6 +118,21 @@ def collect(
     return {name: np.concatenate(parts) for name, parts in pieces.items()}
 
 
+def output_names(
+    learner: Learner,
+    config: TaskConfig,
+    model: nn.Module,
+    loader: Loader,
+    row: int,
+    compute: Compute,
+    portion: Portion,
+) -> tuple[str, ...]:
+    """What the learner predicts, told by one row."""
+    plans = evaluation_plans(np.array([row], dtype=np.int64), 1, 0, 1)
+    with contextlib.closing(_outputs(learner, config, model, loader, plans, compute, portion)) as made:
+        return tuple(name for parts in made for _, outputs in parts for name in outputs)
+
+
 def _outputs(
     learner: Learner,
     config: TaskConfig,
