@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from outlast.base.files import read_json
 from outlast.errors import TaskError, did_you_mean
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ class Inputs:
 
     facts: Mapping[str, Any]
     needs: Mapping[str, Path] = field(default_factory=dict)
+
+    def rung(self, stage: str) -> str | None:
+        """Which model of its ladder a needed training stage has trained; None if it is not done."""
+        record = self.needs[stage] / "stage.json" if stage in self.needs else None
+        return str(read_json(record)["result"]["rung"]) if record is not None and record.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,8 @@ class Learner:
     teacher(config, inputs, trained)   a model to learn from, made of weights of the stages it needs, {stage: Trained};
                               none: this stage has none. It is frozen, evaluates, and is no part of what is trained
     teach(config, teacher, batch)   what the teacher makes of a batch, without gradient; `step` finds it in its batch
-    loss_at_start(config, facts)    the mean loss of a model that knows nothing; none: ln(classes) where there is one
-                              label per sample, else it is not known
+    loss_at_start(config, facts)    the mean loss of a model that knows nothing, None if that is not known; without it,
+                              ln(classes) where there is one label per sample
     couples_batch             the loss is not a sum over samples: micro-batches change it; recorded, and warned of
     """
 
@@ -117,7 +123,7 @@ class Learner:
     begin: Callable[[Any, torch.nn.Module, Inputs, Mapping[str, Trained]], Mapping[str, Any]] | None = None
     teacher: Callable[[Any, Inputs, Mapping[str, Trained]], torch.nn.Module | None] | None = None
     teach: Callable[[Any, torch.nn.Module, Batch], Batch] | None = None
-    loss_at_start: Callable[[Any, Mapping[str, Any]], float] | None = None
+    loss_at_start: Callable[[Any, Mapping[str, Any]], float | None] | None = None
     couples_batch: bool = False
 
 

@@ -130,7 +130,8 @@ class Ranks:
                            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
             own = run[rank] if isinstance(run, list) else run
             job = {"task": task, "run": str(own), "overrides": overrides, "crash": crash, "stop": stop,
-                   "without": without, "environment": {name: str(value) for name, value in environment.items()}}  # fmt: skip
+                   "without": without,
+                   "environment": {name: str(value) for name, value in environment.items()}}  # fmt: skip
             self.processes[rank].stdin.write(json.dumps(job) + "\n")
             self.processes[rank].stdin.flush()
         lines = [process.stdout.readline() for process in self.processes[:count]]
