@@ -122,6 +122,14 @@ def test_tokens_of_both_images_attend_to_each_other() -> None:
     assert embedded.shape[1] == 1 + (SIZE // 16) ** 2
 
 
+def test_the_features_of_tokens_are_both_class_tokens() -> None:
+    model = built("test_vit").eval()
+    model.fused.tail = nn.Identity()
+    rgb, ir = images()
+    own = [branch.forward_features(one)[:, 0] for branch, one in ((model.fused.rgb, rgb), (model.fused.ir, ir))]
+    assert torch.equal(model.fused(rgb, ir), torch.cat(own, dim=1))
+
+
 def test_a_transformer_of_patches_alone_is_two_towers() -> None:
     with torch.device("meta"):
         assert DualBranch(DualSettings(name="vit_base_patch16_siglip_224")).kind == "towers"
