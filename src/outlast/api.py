@@ -47,6 +47,7 @@ def train(
     mirror: str | None = None,
     deadline: Deadline | None = None,
     processes: int = 1,
+    sweep: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train a task until it is finished or the session must end; call it again to go on.
 
@@ -59,22 +60,30 @@ def train(
     Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
     "stages_left"}; "stages" holds what each finished stage recorded, the scores among them. With `processes` above 1
     the training runs in that many new processes on this machine (one per GPU); a `deadline` can't be given to them.
+
+    sweep: what is varied, such as ["teacher=all", "seed=1,2,3"]: every combination is trained, in `out`/models, and
+    what several of them have in common once. Then "status" may be "failed" (of some cells; nothing is raised), and
+    besides there are "cells" (how each stands and why, its scores), "table" (mean and standard deviation over the seeds
+    of each combination), "over", "csv" and "cells_left".
     Raises the errors of `outlast.errors`; nothing is written before configuration and data were found right.
     """
-    asked = {name: value for name, value in locals().items() if name not in ("task", "processes")}
-    if processes != 1:
+    asked = {name: value for name, value in locals().items() if name not in ("task", "processes", "sweep")}
+    if processes != 1 and not sweep:
         return launch.launch(task, processes, asked)
     from outlast.plan.request import Request
     from outlast.plan.session import run_session
+    from outlast.plan.sweep import run_sweep
 
-    starter, processes = launch.how_started()
-    return run_session(
+    starter, started = launch.how_started()
+    work = run_sweep if sweep else run_session
+    return work(
         Request(
             task=task, data=data, out=Path(out) if out else None, preset=preset,
             config=Path(config) if config else None, overrides=overrides, resume=resume,
             start_from=Path(start_from) if start_from else None, session_limit=session_limit, time_limit=time_limit,
             quota_left=quota_left, quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=fallback,
-            extend=extend, mirror=mirror, deadline=deadline, processes=processes, starter=starter,
+            extend=extend, mirror=mirror, deadline=deadline, processes=max(started, processes), starter=starter,
+            sweep=sweep,
         )
     )  # fmt: skip
 
@@ -247,14 +256,14 @@ def embed(
 
 
 def status(run: str | Path | None = None) -> dict[str, Any]:
-    """What there is to know about a run, or about every run under ./runs; "text" is for people.
+    """What there is to know about a run or a sweep, or about every run under ./runs; "text" is for people.
 
     Of every run: "last_7_days" says the hours and quota hours by task and stage.
     """
     from outlast.plan import hours
     from outlast.plan.hours import plan_against
     from outlast.plan.record import load
-    from outlast.report import collect, text
+    from outlast.report import collect, sweep, text
 
     if run is None:
         runs = collect.list_runs(Path("runs"))
@@ -264,6 +273,9 @@ def status(run: str | Path | None = None) -> dict[str, Any]:
         ]
         table = "\n".join(filter(None, [text.status_table(runs), hours.week_table(spent)]))
         return {"runs": known, "last_7_days": [vars(one) for one in spent], "text": table}
+    if sweep.is_sweep(Path(run)):
+        found = sweep.read(Path(run))
+        return {"run": str(run), **found, "text": sweep.status(found)}
     collected, known_run = collect.collect(Path(run)), load(Path(run))
     lines = [text.status_line(collected), *plan_against(Path(run), known_run)]
     return {"run": str(run), **known_run, "text": "\n".join(lines)}
@@ -292,9 +304,12 @@ def compare(runs: Sequence[str | Path], *, to: str | Path | None = None, mix_run
 
 
 def write_report(run: str | Path) -> dict[str, Any]:
-    """Write report.html anew. Returns {"report", "text"}: its path, and a summary to paste."""
+    """Write report.html anew, or the table and page of a sweep. Returns {"report", "text"}: its path, and a summary."""
     from outlast.plan import session
-    from outlast.report import collect, text
+    from outlast.report import collect, sweep, sweep_page, text
+
+    if sweep.is_sweep(Path(run)):
+        return {"report": str(Path(run) / "sweep.html"), "text": sweep.text(sweep_page.write(Path(run)))}
 
     page = session.write_report(Path(run))
     return {"report": str(page), "text": text.summary(collect.collect(Path(run)))}

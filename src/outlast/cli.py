@@ -81,6 +81,10 @@ def train(
     ] = False,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Never take a smaller model.")] = False,
     processes: Annotated[int, typer.Option(metavar="N", help="Processes on this machine: one per GPU.")] = 1,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE,VALUE", help="Train every combination: --sweep loss=all seed=1,2,3."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a task; type the same again to go on after a stop or a kill."""
@@ -92,9 +96,11 @@ def train(
         task, data=data, out=out, preset=preset, config=config, overrides=overrides or [], resume=resume,  # type: ignore[arg-type]
         start_from=start_from, session_limit=session_limit, time_limit=time_limit, quota_left=quota_left,
         quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=not no_fallback, extend=extend,
-        mirror=mirror, processes=processes,
+        mirror=mirror, processes=processes, sweep=sweep or (),
     )  # fmt: skip
     _print(result, as_json, "")
+    if result["status"] == "failed":
+        raise typer.Exit(1)
 
 
 @app.command()

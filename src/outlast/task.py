@@ -292,11 +292,21 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """What a sweep calls by a short name: the `key` of the configuration, and the values that NAME=all stands for."""
+
+    key: str
+    all: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
 class Task:
     """Everything the machinery needs to know about a task. `name` is what `find` finds it by (dotted if need be).
 
     presets: functions that return the typed configuration; "smoke" is the one that may use the synthetic set unasked.
     stages(config): the plan. deliver(config): what is delivered. synthetic(folder): writes a small procedural data set.
+    axes: short names for sweeps (`seed`, for train.seed, is there without being named). Stages of several cells of a
+    sweep are done once if their own configuration, data and inputs are the same: give each stage only what it uses.
     """
 
     name: str
@@ -308,6 +318,7 @@ class Task:
     deliver: Callable[[Any], Delivery]
     synthetic: Callable[[Path], None]
     figures: tuple[Figure, ...] = ()
+    axes: Mapping[str, Axis] = field(default_factory=dict)
 
 
 def names() -> dict[str, str]:

@@ -26,8 +26,9 @@ from outlast.loop.samples import open_loader
 from outlast.loop.setup import Job, load_weights, model_hash
 from outlast.loop.teaching import open_teacher
 from outlast.loop.train import train
-from outlast.plan import extension, ledger
+from outlast.plan import extension, ledger, shared
 from outlast.plan.members import open_members, stages_named
+from outlast.plan.shared import Twin
 from outlast.save import store
 from outlast.save.format import read_weights
 from outlast.save.resume import choose
@@ -64,6 +65,8 @@ class Surroundings:
     words: Callable[[], str] = lambda: ""  # for the progress line
     warned: Callable[[str], None] = warn
     entered: Callable[[str | None], None] = lambda name: None  # told the stage that begins, None when it is left
+    twins: Mapping[str, Sequence[Twin]] = field(default_factory=dict)  # by stage: other cells of a sweep
+    took: Callable[[str, Path], None] = lambda name, run: None  # told a stage that was taken over, and from which run
     afterwards: tuple[str, ...] = ("report",)  # kinds of work that follow a stop, for which time is set aside
     progressed: bool = False  # whether this session has done anything that the next one need not do again
 
@@ -84,6 +87,12 @@ def run(around: Surroundings, only: str | None = None) -> str | None:
         identity = ledger.stage_identity(stage, config, fingerprint, around.run)
         folder = around.run / stage.name
         if ledger.done(folder, identity):
+            continue
+        twin = shared.take(folder, identity, around.twins[stage.name]) if stage.name in around.twins else None
+        if twin is not None:
+            around.progressed = True
+            around.took(stage.name, twin.run)
+            around.finished()
             continue
         reason = _reason_to_stop(around, *_AT_ONCE[type(stage)])
         if reason:
