@@ -81,7 +81,7 @@ def _total(values: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    return np.asarray(np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0))
 
 
 def _mean(scores: Sequence[np.ndarray]) -> np.ndarray:

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from outlast.data.table import Examples
-from outlast.task import Axis, Call, Delivery, Figure, Groups, Mark, Predict, Rows, Stage, Task, Train
 from outlast.model.distillation_settings import TEACHERS, StudentSettings
+from outlast.task import Axis, Call, Delivery, Figure, Groups, Mark, Predict, Rows, Stage, Task, Train
 from outlast.tasks.wildfires import learner as wildfires
 from outlast.tasks.wildfires.config import PRESETS, StageConfig, TeacherConfig, WildfiresConfig
 from outlast.tasks.wildfires.labels import CLASSES, COMBINATIONS
@@ -34,7 +34,7 @@ MARKS = {
 def stages(config: WildfiresConfig) -> Sequence[Stage]:
     """teacher -> student, and the student alone -> what each predicts of val and test -> scores."""
     taught, alone = config.student_stage(taught=True), config.student_stage(taught=False)
-    trains = [
+    trains: list[Train] = [
         Train(TEACHER, wildfires.LEARNER, config.teacher_stage()),
         Train(STUDENT, wildfires.learner_of(config.loss), taught, needs=(TEACHER,)),
         *([Train(ALONE, wildfires.LEARNER, alone)] if config.baseline else []),
