@@ -27,7 +27,7 @@ from outlast.env import bounds, device, host, signals
 from outlast.env.host import Host
 from outlast.errors import NoTimeError, OutlastError
 from outlast.loop.accel import Compute, check_precision, set_up, with_threads
-from outlast.plan import disk, extension, folder, ledger, limits, preflight, record, runner, sources
+from outlast.plan import disk, extension, folder, ledger, limits, preflight, record, runner, shared, sources
 from outlast.plan.mirroring import copies, open_mirror
 from outlast.plan.request import Request, beginnings, check_usage
 from outlast.report import page
@@ -109,11 +109,12 @@ def run_session(asked: Request) -> dict[str, Any]:
             [list(task.stages(each)) for each in record.earlier(run, config, changed)] if changed is not None else []
         )
         extension.check(plan, earlier, examples, run)
+        own = [stage for stage in plan if not shared.expected(run / stage.name, asked.twins.get(stage.name, ()))]
         sizes = runner.check_models(
-            plan, examples, run, begun=exists, start_from=beginnings(plan, asked), processes=compute.processes
+            own, examples, run, begun=exists, start_from=beginnings(plan, asked), processes=compute.processes
         )
         limit_gigabytes = config.saving.disk_limit_gigabytes
-        space, scarce = disk.check(plan, sizes, run, machine, limit_gigabytes, begun=exists, only=asked.stage)
+        space, scarce = disk.check(own, sizes, run, machine, limit_gigabytes, begun=exists, only=asked.stage)
         folder.set_aside(run, asked.resume, compute)
         session = Session(
             task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,
