@@ -109,12 +109,19 @@ def run_session(asked: Request) -> dict[str, Any]:
             [list(task.stages(each)) for each in record.earlier(run, config, changed)] if changed is not None else []
         )
         extension.check(plan, earlier, examples, run)
-        own = [stage for stage in plan if not shared.expected(run / stage.name, asked.twins.get(stage.name, ()))]
+        taken = [name for name, twins in asked.twins.items() if shared.expected(run / name, twins)]
         sizes = runner.check_models(
-            own, examples, run, begun=exists, start_from=beginnings(plan, asked), processes=compute.processes
+            [stage for stage in plan if stage.name not in taken],
+            examples,
+            run,
+            begun=exists,
+            start_from=beginnings(plan, asked),
+            processes=compute.processes,
         )
         limit_gigabytes = config.saving.disk_limit_gigabytes
-        space, scarce = disk.check(own, sizes, run, machine, limit_gigabytes, begun=exists, only=asked.stage)
+        space, scarce = disk.check(
+            plan, sizes, run, machine, limit_gigabytes, begun=exists, only=asked.stage, taken=taken
+        )
         folder.set_aside(run, asked.resume, compute)
         session = Session(
             task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,
