@@ -271,8 +271,10 @@ def status(run: str | Path | None = None) -> dict[str, Any]:
         known = [
             {"run": str(item.run), "task": item.task, "status": item.status, "reason": item.reason} for item in runs
         ]
-        table = "\n".join(filter(None, [text.status_table(runs), hours.week_table(spent)]))
-        return {"runs": known, "last_7_days": [vars(one) for one in spent], "text": table}
+        sweeps = sweep.list_sweeps(Path("runs"))
+        lines = [f"{one['folder']}: {sweep.told(one)[0]}" for one in sweeps]
+        table = "\n".join(filter(None, [text.status_table(runs), *lines, hours.week_table(spent)]))
+        return {"runs": known, "sweeps": sweeps, "last_7_days": [vars(one) for one in spent], "text": table}
     if sweep.is_sweep(Path(run)):
         found = sweep.read(Path(run))
         return {"run": str(run), **found, "text": sweep.status(found)}

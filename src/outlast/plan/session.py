@@ -27,7 +27,7 @@ from outlast.env import bounds, device, host, signals
 from outlast.env.host import Host
 from outlast.errors import NoTimeError, OutlastError
 from outlast.loop.accel import Compute, check_precision, set_up, with_threads
-from outlast.plan import disk, extension, folder, ledger, limits, preflight, record, runner, sources
+from outlast.plan import disk, extension, folder, ledger, limits, preflight, record, runner, shared, sources
 from outlast.plan.mirroring import copies, open_mirror
 from outlast.plan.request import Request, beginnings, check_usage
 from outlast.report import page
@@ -109,11 +109,19 @@ def run_session(asked: Request) -> dict[str, Any]:
             [list(task.stages(each)) for each in record.earlier(run, config, changed)] if changed is not None else []
         )
         extension.check(plan, earlier, examples, run)
+        taken = [name for name, twins in asked.twins.items() if shared.expected(run / name, twins)]
         sizes = runner.check_models(
-            plan, examples, run, begun=exists, start_from=beginnings(plan, asked), processes=compute.processes
+            [stage for stage in plan if stage.name not in taken],
+            examples,
+            run,
+            begun=exists,
+            start_from=beginnings(plan, asked),
+            processes=compute.processes,
         )
         limit_gigabytes = config.saving.disk_limit_gigabytes
-        space, scarce = disk.check(plan, sizes, run, machine, limit_gigabytes, begun=exists, only=asked.stage)
+        space, scarce = disk.check(
+            plan, sizes, run, machine, limit_gigabytes, begun=exists, only=asked.stage, taken=taken
+        )
         folder.set_aside(run, asked.resume, compute)
         session = Session(
             task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,

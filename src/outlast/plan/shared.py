@@ -45,6 +45,11 @@ def signatures(plan: Sequence[Stage]) -> dict[str, str]:
     return found
 
 
+def expected(folder: Path, twins: Sequence[Twin]) -> bool:
+    """Whether a stage that was never begun here will most likely be taken over: it needs no model and little room."""
+    return not folder.exists() and any((twin.run / folder.name / ledger.RECORD).is_file() for twin in twins)
+
+
 def take(folder: Path, expected: str, twins: Sequence[Twin]) -> Twin | None:
     """Take over the stage `folder` under this identity from the first twin that has it whole; None if none has.
 

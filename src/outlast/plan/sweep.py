@@ -207,7 +207,7 @@ def _out_of_time(one: Sweep) -> str | None:
 def _seconds_around(run: Path) -> float:
     """What the last session of a run took besides its stages."""
     last = record.load(run)["sessions"][-1]
-    return max(float(last["seconds"]) - sum(last["stages"].values()), 0.0)
+    return float(max(last["seconds"] - sum(last["stages"].values()), 0.0))
 
 
 def _take_back(folder: Path) -> None:

@@ -38,6 +38,11 @@ def load(folder: Path) -> dict[str, Any]:
     return record
 
 
+def list_sweeps(folder: Path) -> list[dict[str, Any]]:
+    """The records of the sweeps in a folder, each with its own "folder"."""
+    return [{"folder": str(path.parent), **load(path.parent)} for path in sorted(folder.glob(f"*/{NAME}"))]
+
+
 def read(folder: Path) -> dict[str, Any]:
     """The sweep's record with the scores of its cells.
 
