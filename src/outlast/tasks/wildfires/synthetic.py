@@ -79,8 +79,9 @@ def write(folder: Path, *, scenes: int = 12, frames: int = 32, size: int = 64, s
 class Land:
     """A strip of land, arrays (height, width) or (height, width, 3).
 
-    colour: in daylight, 0..1. thermal: level of 255. canopy: how much the crowns hide, 0..1. heat: of flames and embers,
-    0..1 and more, before the crowns hide part of it. smoke: opacity 0..1. step: pixels from frame to frame.
+    colour: in daylight, 0..1. thermal: level of 255. canopy: how much the crowns hide, 0..1. heat: of flames and
+    embers, 0..1 and more, before the crowns hide part of it. smoke: opacity 0..1; smoke_tone: its brightness. light:
+    that of the day. step: pixels from frame to frame.
     """
 
     colour: Array
@@ -136,7 +137,7 @@ def photograph(dice: Dice, land: Land, frame: int, size: int) -> tuple[Array, Ar
     seen_heat = heat * (1 - 0.35 * canopy)
     background = land.thermal[window]
     thermal = _blurred(background + (252 - background) * _step(0.0, 1.25, seen_heat)) * (1 - 0.05 * smoke)
-    hot = int((thermal >= FIRE_LEVEL).sum())
+    hot = int(((thermal >= FIRE_LEVEL) & (heat > 0)).sum())
     if 0 < hot < _FEWEST_HOT:  # a fire of which hardly anything lies in the frame
         heat, hot = heat * 0, 0
         thermal = _blurred(background) * (1 - 0.05 * smoke)
