@@ -66,11 +66,15 @@ def boundaries(frames: UInt8) -> npt.NDArray[np.int64]:
     change = np.abs(middle[_AROUND:] - middle[:-_AROUND]).mean(axis=1)  # between n..n+4 and n+5..n+9
     usual = float(np.median(change))
     large = np.flatnonzero(change > max(_LEAST_CHANGE, _OVER_MOTION * usual))
-    found: list[int] = []
+    peaks: list[int] = []
     for place in large[np.argsort(-change[large], kind="stable")].tolist():
-        if all(abs(place - other) >= 2 * _AROUND for other in found):
-            found.append(place)
-    return np.sort(np.asarray(found, dtype=np.int64)) + _AROUND
+        if all(abs(place - other) >= 2 * _AROUND for other in peaks):
+            peaks.append(place)
+    steps = np.abs(np.diff(flat.astype(np.int16), axis=0)).mean(axis=1)  # steps[n]: from frame n to n + 1
+    # The medians change over a few frames; the boundary is where the largest single step among them is.
+    half = _AROUND // 2
+    first = [place + _AROUND - 1 - half for place in sorted(peaks)]
+    return np.asarray([start + int(np.argmax(steps[start : start + _AROUND])) + 1 for start in first], dtype=np.int64)
 
 
 def perceptual_hashes(frames: UInt8) -> UInt64:

@@ -79,8 +79,9 @@ def write(folder: Path, *, scenes: int = 12, frames: int = 32, size: int = 64, s
 class Land:
     """A strip of land, arrays (height, width) or (height, width, 3).
 
-    colour: in daylight, 0..1. thermal: level of 255. canopy: how much the crowns hide, 0..1. heat: of flames and embers,
-    0..1 and more, before the crowns hide part of it. smoke: opacity 0..1. step: pixels from frame to frame.
+    colour: in daylight, 0..1. thermal: level of 255. canopy: how much the crowns hide, 0..1. heat: of flames and
+    embers, 0..1 and more, before the crowns hide part of it. smoke: opacity 0..1; smoke_tone: its brightness. light:
+    that of the day. step: pixels from frame to frame.
     """
 
     colour: Array
@@ -110,13 +111,13 @@ def make_land(dice: Dice, frames: int, size: int) -> Land:
         fate, smokes = dice.one(0, 1), dice.one(0, 1)
         if fate < 0.42:
             burning = dice.one(0.85, 1.5)
-        elif fate < 0.57:
+        elif fate < 0.52:
             burning = dice.one(0.30, 0.72)  # embers
         else:
             burning = 0.0
         if burning:
             _burn(dice, heat, (y, x), burning, unit)
-        if smokes < (0.07 if not burning else 0.2 + 0.45 * burning):
+        if smokes < (0.05 if not burning else 0.25 + 0.4 * burning):
             _smoke(dice, smoke, (y, x), wind, unit)
     for _ in range(round(shape[1] / (5 * step))):  # fires that are out
         scar = np.zeros(shape)
@@ -136,7 +137,7 @@ def photograph(dice: Dice, land: Land, frame: int, size: int) -> tuple[Array, Ar
     seen_heat = heat * (1 - 0.35 * canopy)
     background = land.thermal[window]
     thermal = _blurred(background + (252 - background) * _step(0.0, 1.25, seen_heat)) * (1 - 0.05 * smoke)
-    hot = int((thermal >= FIRE_LEVEL).sum())
+    hot = int(((thermal >= FIRE_LEVEL) & (heat > 0)).sum())
     if 0 < hot < _FEWEST_HOT:  # a fire of which hardly anything lies in the frame
         heat, hot = heat * 0, 0
         thermal = _blurred(background) * (1 - 0.05 * smoke)
@@ -192,7 +193,7 @@ def _forest(dice: Dice, colour: Array, thermal: Array, unit: float) -> Array:
     colour *= (1 - 0.45 * shadow * (1 - where))[..., None]
     tree = np.array(TREES[int(dice.one(0, len(TREES)))])
     green = tree * (1 + 0.55 * crowns + 0.5 * (dice(*shape) - 0.5))[..., None].clip(0.25, 2)
-    autumn = _step(0.62, 0.8, dice.fractal(shape, 7 * unit, 2) - dice.one(0, 1))
+    autumn = _step(0.62, 0.8, dice.fractal(shape, 7 * unit, 2) - dice.one(0, 1.6))
     leaves = np.array(AUTUMN[int(dice.one(0, len(AUTUMN)))]) * (1 + 0.3 * crowns)[..., None].clip(0.4, 1.5)
     green = green + autumn[..., None] * (leaves - green)
     colour += where[..., None] * (green - colour)
@@ -203,7 +204,7 @@ def _forest(dice: Dice, colour: Array, thermal: Array, unit: float) -> Array:
 def _buildings(dice: Dice, colour: Array, thermal: Array, canopy: Array, unit: float) -> None:
     """Roofs and cars, many of them red or orange; warm in the sun."""
     height, width = thermal.shape
-    for _ in range(round(width / (55 * unit))):
+    for _ in range(round(width / (80 * unit))):
         car = dice.one(0, 1) < 0.6
         tall, wide = (dice.one(1.5, 3.2), dice.one(2.0, 4.5)) if car else (dice.one(4, 9), dice.one(5, 12))
         top, left = int(dice.one(0, height)), int(dice.one(0, width))
@@ -216,7 +217,7 @@ def _buildings(dice: Dice, colour: Array, thermal: Array, canopy: Array, unit: f
 
 def _burn(dice: Dice, heat: Array, centre: tuple[float, float], strength: float, unit: float) -> None:
     """A ragged patch of flames or embers, hottest in specks within it."""
-    radius = dice.one(3.0, 9.5) * unit
+    radius = dice.one(4.0, 11.0) * unit
     window, y, x = _around(heat, centre, 2.5 * radius)
     if not y.size or not x.size:
         return
@@ -261,7 +262,7 @@ def _with_fire(dice: Dice, colour: Array, heat: Array, canopy: Array) -> Array:
     _tint(colour, 0.75 * _step(0.1, 1.0, spread) * canopy, (0.30, 0.20, 0.11))
     _tint(colour, 0.6 * _step(0.4, 1.2, spread) * open_, (0.75, 0.30, 0.08))
     flames = _step(0.6, 1.1, heat) * (1 - 0.9 * canopy) * _step(0.1, 0.5, dice(*heat.shape))
-    _tint(colour, flames, (1.10, 0.80, 0.30))
+    _tint(colour, flames, (1.20, 0.85, 0.30))
     return colour
 
 
