@@ -21,7 +21,7 @@ from outlast.base.log import say, warn
 from outlast.data.randomness import uniforms
 from outlast.data.table import Examples
 from outlast.errors import OutlastError, TaskError, UsageError, listed
-from outlast.loop.evaluate import collect, output_names
+from outlast.loop.evaluate import collect, output_shapes
 from outlast.loop.samples import open_loader
 from outlast.model import projection
 from outlast.model.projection import Projection
@@ -227,20 +227,15 @@ def _features(delivered: Delivered, models: Opened, examples: Examples) -> tuple
     learner, config, compute = models.learner, delivered.config, delivered.compute
     rows = np.arange(len(examples.table))
     with open_loader(learner, config, examples, delivered.machine.scratch, compute, delivered.machine.cores) as loader:
-        given = output_names(learner, config, models.model, loader, 0, compute, models.portion)
-        kind = next((name for name in FEATURES if name in given), None)
+        given = output_shapes(learner, config, models.model, loader, 0, compute, models.portion)
+        kind = next((name for name in FEATURES if len(given.get(name, ())) == 1), None)
         if kind is None:
             raise TaskError(
-                f"the learner {learner.name!r} predicts {listed(given)}: nothing that stands for a sample",
+                f"the learner {learner.name!r} predicts nothing that stands for a sample: "
+                + listed([f"{name} {tuple(shape)}" for name, shape in given.items()]),
                 hint='let its predict return "features" (B, F)',
             )
-        values = collect(learner, config, models.model, loader, rows, (kind,), compute, models.portion)[kind]
-    if values.ndim != 2:
-        raise TaskError(
-            f"the {kind} of the learner {learner.name!r} have the shape {values.shape[1:]} per sample, not one row",
-            hint='let its predict return "features" (B, F)',
-        )
-    return kind, values
+        return kind, collect(learner, config, models.model, loader, rows, (kind,), compute, models.portion)[kind]
 
 
 def _groups(delivered: Delivered, examples: Examples) -> Groups:
