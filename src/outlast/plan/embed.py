@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from outlast.base.files import check_target, write_bytes, write_json, write_text
+from outlast.base.files import check_target, sha256, write_bytes, write_json, write_text
 from outlast.base.log import say, warn
 from outlast.data.randomness import uniforms
 from outlast.data.table import Examples
 from outlast.errors import OutlastError, TaskError, UsageError, listed
-from outlast.loop.evaluate import collect, output_names
+from outlast.loop.evaluate import collect, output_shapes
 from outlast.loop.samples import open_loader
 from outlast.model import projection
 from outlast.model.projection import Projection
@@ -83,7 +83,7 @@ def embed(folder: Path, wish: Wish) -> dict[str, Any]:
     for run in runs:
         to = wish.to / run.relative_to(folder) if wish.to else None
         try:
-            made.append(embed_run(run, replace(wish, to=to)))
+            made.append(embed_run(run, replace(wish, to=to), str(run.relative_to(folder))))
         except OutlastError as error:
             warn(f"{run}: {error}")
             failed.append({"run": str(run), "error": error.message, "hint": error.hint})
@@ -104,8 +104,8 @@ def runs_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def embed_run(run: Path, wish: Wish) -> dict[str, Any]:
-    """Write METHOD.png, .html, .csv and .json of one run.
+def embed_run(run: Path, wish: Wish, title: str | None = None) -> dict[str, Any]:
+    """Write METHOD.png, .html, .csv and .json of one run; title: what the figure calls it, its folder's name if None.
 
     Returns {"run", "png", "html", "csv", "json", "images", "stages", "notes", "synthetic"}. Raises UsageError for
     settings that do not fit so many samples, and what opening the run raises.
@@ -115,7 +115,10 @@ def embed_run(run: Path, wish: Wish) -> dict[str, Any]:
     for suffix in (".png", ".html", ".csv", ".json"):
         check_target(stem.with_suffix(suffix))
     opened = _open(run, wish)
-    shown = [_shown(delivered, models, wish) for delivered, models in opened]
+    shown = [_shown(delivered, models, file, wish) for delivered, models, file in opened]
+    if wish.data is None and wish.split is None:
+        roots = dict.fromkeys(str(each.root) for each in shown)
+        warn(f"showing samples of {listed(list(roots))}, which the run was trained on; --split shows one part of them")
     points, settings, notes = [], {}, []
     for each in shown:
         say(f"{wish.projection.title} of {len(each.ids)} samples: {each.name} ({each.kind}) …")
@@ -134,7 +137,7 @@ def embed_run(run: Path, wish: Wish) -> dict[str, Any]:
         "split": wish.split, "stages": {each.name: each.about for each in shown}, "notes": notes,
         "synthetic": made_up, "config_hash": known.get("config_hash"), "versions": known.get("versions"),
     }  # fmt: skip
-    drawn = _embedding(run, wish, shown, points, settings, about)
+    drawn = _embedding(title or run.name, wish, shown, points, settings, about)
     write_bytes(stem.with_suffix(".png"), drawing.picture(drawn))
     write_text(stem.with_suffix(".html"), drawing.page(drawn))
     write_text(stem.with_suffix(".csv"), _table(shown, points).to_csv(index=False, float_format="%.6g"))
@@ -152,19 +155,19 @@ def chosen(count: int, most: int, seed: int) -> np.ndarray:
     return np.sort(np.argsort(uniforms(seed, 0, np.arange(count), 1)[:, 0], kind="stable")[:most])
 
 
-def _open(run: Path, wish: Wish) -> list[tuple[Delivered, Opened]]:
-    """Every model that is shown: a run opened for it, and its weights."""
+def _open(run: Path, wish: Wish) -> list[tuple[Delivered, Opened, Path | None]]:
+    """Every model that is shown: a run opened for it, the model, and the file of its weights if it is not the run's."""
     names: Sequence[str | None] = wish.stages or Delivered(run).delivery.embedded or (None,)
     if wish.weights and len(wish.weights) != len(names):
         raise UsageError(
             f"{len(wish.weights)} files of weights for {len(names)} models",
             hint="give --weights once for each --stage, in the same order",
         )
-    found = []
+    found: list[tuple[Delivered, Opened, Path | None]] = []
     for place, name in enumerate(names):
         delivered = Delivered(run, name)
         if not wish.weights:
-            found.append((delivered, delivered.opened))
+            found.append((delivered, delivered.opened, None))
             continue
         if len(delivered.stages) > 1:
             raise UsageError(
@@ -173,14 +176,12 @@ def _open(run: Path, wish: Wish) -> list[tuple[Delivered, Opened]]:
             )
         stage, device = delivered.stages[0], delivered.compute.device
         file, task = wish.weights[place], delivered.task.name
-        found.append((delivered, open_exported(run, task, stage, delivered.facts, file, device)))
+        found.append((delivered, open_exported(run, task, stage, delivered.facts, file, device), file))
     return found
 
 
-def _shown(delivered: Delivered, models: Opened, wish: Wish) -> Shown:
+def _shown(delivered: Delivered, models: Opened, file: Path | None, wish: Wish) -> Shown:
     root = wish.data if wish.data is not None else Path(delivered.record["data"][delivered.learner.name]["path"])
-    if wish.data is None and wish.split is None:
-        warn(f"showing samples of {root}, which the run was trained on; --split shows one part, such as test")
     examples = delivered.delivery.labelled(delivered.config, root, delivered.facts)
     for note in examples.notes:
         warn(note)
@@ -190,16 +191,12 @@ def _shown(delivered: Delivered, models: Opened, wish: Wish) -> Shown:
     examples = replace(examples, table=examples.table.iloc[rows].reset_index(drop=True))
     kind, features = _features(delivered, models, examples)
     name = "+".join(stage.name for stage in delivered.stages)
-    about: dict[str, Any] = {"features": kind, "size": features.shape[1], "images": len(features), "data": str(root)}
-    about |= {"fingerprint": examples.fingerprint}
-    if wish.weights:
-        sidecars = [read_sidecar(file) for file in wish.weights]
-        about["weights"] = {
-            str(file): {"step": said.get("step"), "rung": said.get("rung")}
-            for file, said in zip(wish.weights, sidecars, strict=True)
-        }
-    else:
-        about |= {name: delivered.provenance()[name] for name in ("rung", "step", "score")}
+    source = read_sidecar(file) if file is not None else delivered.provenance()
+    about = {
+        "features": kind, "size": features.shape[1], "images": len(features), "data": str(root),
+        "fingerprint": examples.fingerprint, "weights": {"file": str(file), "sha256": sha256(file)} if file else None,
+        **{key: source.get(key) for key in ("rung", "step", "score")},
+    }  # fmt: skip
     ids = tuple(str(one) for one in examples.table["id"])
     return Shown(name, kind, features, ids, _groups(delivered, examples), root, about)
 
@@ -230,20 +227,15 @@ def _features(delivered: Delivered, models: Opened, examples: Examples) -> tuple
     learner, config, compute = models.learner, delivered.config, delivered.compute
     rows = np.arange(len(examples.table))
     with open_loader(learner, config, examples, delivered.machine.scratch, compute, delivered.machine.cores) as loader:
-        given = output_names(learner, config, models.model, loader, 0, compute, models.portion)
-        kind = next((name for name in FEATURES if name in given), None)
+        given = output_shapes(learner, config, models.model, loader, 0, compute, models.portion)
+        kind = next((name for name in FEATURES if len(given.get(name, ())) == 1), None)
         if kind is None:
             raise TaskError(
-                f"the learner {learner.name!r} predicts {listed(given)}: nothing that stands for a sample",
+                f"the learner {learner.name!r} predicts nothing that stands for a sample: "
+                + listed([f"{name} {tuple(shape)}" for name, shape in given.items()]),
                 hint='let its predict return "features" (B, F)',
             )
-        values = collect(learner, config, models.model, loader, rows, (kind,), compute, models.portion)[kind]
-    if values.ndim != 2:
-        raise TaskError(
-            f"the {kind} of the learner {learner.name!r} have the shape {values.shape[1:]} per sample, not one row",
-            hint='let its predict return "features" (B, F)',
-        )
-    return kind, values
+        return kind, collect(learner, config, models.model, loader, rows, (kind,), compute, models.portion)[kind]
 
 
 def _groups(delivered: Delivered, examples: Examples) -> Groups:
@@ -257,7 +249,7 @@ def _groups(delivered: Delivered, examples: Examples) -> Groups:
 
 
 def _embedding(
-    run: Path,
+    name: str,
     wish: Wish,
     shown: Sequence[Shown],
     points: Sequence[np.ndarray],
@@ -275,12 +267,12 @@ def _embedding(
     )
     marks = {name: mark for each in shown for name, mark in each.groups.marks.items()}
     return Embedding(
-        title=f"{wish.projection.title}: {run.name}",
+        title=f"{wish.projection.title}: {name}",
         finding=f"{len(shown[0].ids):,} samples{part}; {sources}; {said}. Only who is near whom means something.",
         panels=panels,
         marks=marks,
         synthetic=bool(about["synthetic"]),
-        said=f"task {about['task']}; run {run.name}; config {about['config_hash']}; data "
+        said=f"task {about['task']}; run {name}; config {about['config_hash']}; data "
         + " ".join(dict.fromkeys(str(each.about["fingerprint"]) for each in shown)),
     )
 
