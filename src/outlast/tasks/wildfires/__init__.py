@@ -41,7 +41,7 @@ def stages(config: WildfiresConfig) -> Sequence[Stage]:
     ]
     rows = Rows(values=("val", "test"))
     judges = [Predict(JUDGED + each.name, (each.name,), rows, outputs=("logits",)) for each in trains]
-    needs = tuple(each.name for each in (*trains, *judges))
+    needs = (*(each.name for each in trains), *(each.name for each in judges))
     makes = ("metrics.json", "models.json", "models.csv")
     return (*trains, *judges, Call("scores", score, config, learner=wildfires.LEARNER, needs=needs, makes=makes))
 
