@@ -104,9 +104,9 @@ def smoke() -> WildfiresConfig:
     """A minute on a CPU: does everything work?"""
     return WildfiresConfig(
         data=WildfiresData(image_size=32, guard_frames=4),
-        teacher=Teacher(name="mobilenetv3_small_050", train=_training(4, 2e-3)),
+        teacher=Teacher(name="mobilenetv3_small_050", train=_training(10, 2e-3)),
         student=StudentSettings(width=8, dropout=0.1),
-        train=_training(6, 3e-3).model_copy(update={"threads": 1}),
+        train=_training(10, 3e-3).model_copy(update={"threads": 1}),
     )
 
 
