@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 _SCENE = ("scene", "video")
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "y", "1.0"}), frozenset({"0", "false", "no", "n", "0.0"})
+_NUMBER = re.compile(r"\d+")
 _INTERVAL = re.compile(r"\s*(\d+)\s+(\d+)\s+([YN])\s*([YN])\s*$", re.IGNORECASE)
 
 
@@ -102,7 +103,7 @@ def add_scenes(labels: Labels, root: Path) -> None:
 
 def frame_number(name: str) -> int | None:
     """The last whole number in a file name, which is the frame's: 12 in '254p RGB Frame (12).jpg'."""
-    numbers = re.findall(r"\d+", PurePosixPath(name).stem)
+    numbers = _NUMBER.findall(name.rsplit("/", 1)[-1].rsplit(".", 1)[0])
     return int(numbers[-1]) if numbers else None
 
 
