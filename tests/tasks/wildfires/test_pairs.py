@@ -137,13 +137,14 @@ def test_two_label_files_are_not_chosen_from(root):
     assert "one.csv, two.csv" in problems(root)
 
 
-def test_the_intervals_of_the_published_set_give_the_same_labels(root, expected):
+@pytest.mark.parametrize("name", ["Frame Pair Labels.txt", "labels.tsv"])
+def test_the_intervals_of_the_published_set_give_the_same_labels(root, expected, name):
     lines = [
         f"{number}\t{number}\t{''.join('NY'[value] for value in labels_of(number))}"
         for number in range(1, SCENES * FRAMES + 1)
     ]
     (root / "labels.csv").unlink()
-    (root / "Frame Pair Labels.txt").write_text("First\tLast\tFire and smoke\n" + "\n".join(lines) + "\n")
+    (root / name).write_text("First\tLast\tFire and smoke\n" + "\n".join(lines) + "\n")
     assert examples(root, Splitting()).fingerprint == expected.fingerprint
 
 

@@ -81,7 +81,7 @@ def test_a_combination_of_two_videos_is_split_inside_them_by_guarded_blocks(made
     cut = split.table[~split.table["scene"].str.fullmatch("v[2-6]")]
     gaps = [gap_of(rows) for _, rows in cut.groupby((cut["order"] - 1) // 1400) if rows["split"].nunique() > 1]
     assert min(gaps) == split.account["smallest_gap_frames"] > split.account["guard_frames"] == 66  # a third of 200
-    assert split.account["frames_left_out"] == 9 * 0 + len(made(*videos)[0]) - len(split.table) > 0
+    assert split.account["frames_left_out"] == len(made(*videos)[0]) - len(split.table) > 0
     assert any("NN occurs in fewer than three scenes" in note for note in split.notes)
     share = counts["train"]["pairs"] / len(split.table)
     assert 0.6 < share < 0.8
@@ -182,10 +182,10 @@ def test_near_duplicates_of_a_whole_set_take_seconds():
     hashes = np.bitwise_xor.accumulate(flips)
     hashes[:9000] = hashes[0] ^ (np.uint64(1) << (np.arange(9000, dtype=np.uint64) % np.uint64(20)))
     splits = np.repeat(np.array(SPLITS, dtype=object), [37_451, 8000, 8000])
-    start = time.monotonic()
+    start = time.process_time()
     report = alike.near_duplicates(hashes, splits, [str(n) for n in range(53_451)], most_bits=4)
     assert report["train-val"]["frames"] > 0
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_hashes_of_a_picture_survive_noise_and_light_but_not_another_picture():

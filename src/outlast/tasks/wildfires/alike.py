@@ -26,6 +26,7 @@ UInt8 = npt.NDArray[np.uint8]
 UInt64 = npt.NDArray[np.uint64]
 
 HEIGHT, WIDTH = 16, 18  # of a thumbnail: twice the grid of the hash
+_PART = 256  # pictures that a thread reads at a time
 _AROUND = 5  # frames before and after a possible boundary; a flash or a damaged frame is outvoted by the others
 _LEAST_CHANGE = 10.0  # grey levels, on average over the thumbnail: less is motion, not another scene
 _OVER_MOTION = 5.0  # a boundary must change this much more than the video does as a rule
@@ -37,16 +38,20 @@ def thumbnails(paths: Sequence[Path], *, threads: int = 2) -> UInt8:
     """(N, 16, 18) grey values of pictures. Raises one DataError that names every picture that can't be read."""
     result = np.zeros((len(paths), HEIGHT, WIDTH), np.uint8)
 
-    def fill(number: int) -> str | None:
-        try:
-            picture = read_image(paths[number], channels=1, at_least=(2 * HEIGHT, 2 * WIDTH))
-        except DataError as error:
-            return error.message
-        result[number] = resize(picture, (HEIGHT, WIDTH))[:, :, 0]
-        return None
+    def fill(numbers: range) -> list[str]:
+        problems = []
+        for number in numbers:
+            try:
+                picture = read_image(paths[number], channels=1, at_least=(2 * HEIGHT, 2 * WIDTH))
+            except DataError as error:
+                problems.append(error.message)
+            else:
+                result[number] = resize(picture, (HEIGHT, WIDTH))[:, :, 0]
+        return problems
 
+    parts = [range(start, min(start + _PART, len(paths))) for start in range(0, len(paths), _PART)]
     with ThreadPoolExecutor(threads) as pool:
-        problems = [problem for problem in pool.map(fill, range(len(paths)), chunksize=64) if problem]
+        problems = [problem for found in pool.map(fill, parts) for problem in found]
     raise_damaged(problems, len(paths))
     return result
 

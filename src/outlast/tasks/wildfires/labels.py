@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,8 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 _SCENE = ("scene", "video")
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "y", "1.0"}), frozenset({"0", "false", "no", "n", "0.0"})
+_PLAIN = (".txt", ".tsv")  # endings of files of intervals
+_NUMBER = re.compile(r"\d+")
 _INTERVAL = re.compile(r"\s*(\d+)\s+(\d+)\s+([YN])\s*([YN])\s*$", re.IGNORECASE)
 
 
@@ -69,7 +71,7 @@ def find_labels(root: Path) -> Path | None:
 
 def read_labels(path: Path) -> Labels:
     """The rows or the intervals of a label file. Raises DataError if it is not a readable table at all."""
-    labels = _read_intervals(path) if path.suffix.lower() == ".txt" else _read_rows(path)
+    labels = _read_intervals(path) if path.suffix.lower() in _PLAIN else _read_rows(path)
     if not len(labels.table) and not labels.intervals and not labels.problems:
         raise DataError(f"{path} has no rows", hint=f"expected {LAYOUT}")
     return labels
@@ -102,7 +104,7 @@ def add_scenes(labels: Labels, root: Path) -> None:
 
 def frame_number(name: str) -> int | None:
     """The last whole number in a file name, which is the frame's: 12 in '254p RGB Frame (12).jpg'."""
-    numbers = re.findall(r"\d+", PurePosixPath(name).stem)
+    numbers = _NUMBER.findall(name.rsplit("/", 1)[-1].rsplit(".", 1)[0])
     return int(numbers[-1]) if numbers else None
 
 
@@ -127,7 +129,7 @@ def _tables(root: Path) -> list[Path]:
 
 
 def _interval_files(root: Path) -> list[Path]:
-    return [path for path in _files(root, ".txt") if any(_INTERVAL.match(line) for line in _first_lines(path))]
+    return [path for path in _files(root, *_PLAIN) if any(_INTERVAL.match(line) for line in _first_lines(path))]
 
 
 def _has_columns(path: Path) -> bool:
@@ -144,9 +146,9 @@ def _first_lines(path: Path, most: int = 5) -> list[str]:
         return []
 
 
-def _files(root: Path, suffix: str) -> list[Path]:
+def _files(root: Path, *suffixes: str) -> list[Path]:
     try:
-        return sorted(path for path in root.iterdir() if path.suffix.lower() == suffix and path.is_file())
+        return sorted(path for path in root.iterdir() if path.suffix.lower() in suffixes and path.is_file())
     except OSError:
         return []
 

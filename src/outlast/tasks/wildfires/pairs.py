@@ -9,6 +9,7 @@ Does not do: register the two cameras with each other, split (split.py), or augm
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -154,7 +155,8 @@ class _Files:
 
     def __init__(self, root: Path) -> None:
         self.roots = tuple(dict.fromkeys((root, root.absolute(), root.resolve())))
-        self.listed = {path.relative_to(root).as_posix() for path in list_images(root)}
+        start = len(root.as_posix().rstrip("/")) + 1 if root.parts else 0
+        self.listed = {path.as_posix()[start:] for path in list_images(root)}
         self.by_name: dict[tuple[str, str], list[str]] = {}
         self.used: set[str] = set()
         for path in sorted(self.listed):
@@ -163,12 +165,12 @@ class _Files:
     def find(self, cell: str, modality: str) -> list[str]:
         """The paths that a cell may mean: as it stands, else by the end of the path, else by the name alone."""
         written = cell.replace("\\", "/")
+        if written in self.listed:
+            return [written]
         path = Path(written)
         if path.is_absolute() and path.is_file():
             inside = next((root for root in self.roots if path.is_relative_to(root)), None)
             return [path.relative_to(inside).as_posix() if inside else written]
-        if written in self.listed:
-            return [written]
         parts = PurePosixPath(written).parts
         for start in range(len(parts) - 1):
             if "/".join(parts[start:]) in self.listed:
@@ -179,11 +181,20 @@ class _Files:
 
 def _modality(path: str) -> str:
     """'rgb' or 'ir' by the nearest folder (or the file's own name) that says so; '' where none does."""
-    for part in (*PurePosixPath(path).parts[-2::-1], _name(path)):
-        said = [name for name, pattern in _MODALITY.items() if pattern.search(part.replace("_", " "))]
-        if len(said) == 1:
-            return said[0]
-    return ""
+    *folders, name = path.split("/")
+    for folder in reversed(folders):
+        if said := _folder_says(folder):
+            return said
+    return _says(name)
+
+
+def _says(part: str) -> str:
+    words = part.replace("_", " ")
+    said = [name for name, pattern in _MODALITY.items() if pattern.search(words)]
+    return said[0] if len(said) == 1 else ""
+
+
+_folder_says = functools.cache(_says)  # few folders hold many files
 
 
 def _name(path: str) -> str:

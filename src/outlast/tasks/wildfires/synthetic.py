@@ -57,7 +57,7 @@ def write(folder: Path, *, scenes: int = 12, frames: int = 32, size: int = 64, s
     (folder / MARKER).write_text(MARKER_TEXT.format(seed=seed), encoding="utf-8")  # first: no half set without it
     for name in (RGB_NAME, IR_NAME):
         (folder / name).parent.mkdir()
-    labels = [("id", "rgb_frame", "ir_frame", "fire", "smoke")]
+    labels: list[tuple[str, ...]] = [("id", "rgb_frame", "ir_frame", "fire", "smoke")]
     places = [("id", "scene")]
     for scene in range(scenes):
         dice = Dice(seed, scene)
