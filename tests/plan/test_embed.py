@@ -4,6 +4,7 @@ import inspect
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import sklearn.manifold
 import outlast
 from outlast import cli
 from outlast.base.files import sha256
-from outlast.errors import ModelError, UsageError
+from outlast.errors import ModelError, TaskError, UsageError
 from outlast.model.projection import Tsne, Umap, project, projection
 from outlast.plan.embed import chosen, runs_below
 from outlast.save.store import best_weights
@@ -182,6 +183,16 @@ def test_exported_weights_give_the_points_of_the_run_with_nothing_but_its_record
         assert said["weights"] == {"file": str(file), "sha256": sha256(file)}
         assert said["step"] == best_weights(trained / stage)[1].step
     assert made["stages"] == {"teacher": "features", "student": "features"}
+
+
+def test_a_model_whose_outputs_are_maps_is_refused_with_their_shapes(trained, tmp_path, monkeypatch):
+    def maps(config, model, batch):
+        return {"logits": batch["image"], "probabilities": batch["image"]}
+
+    monkeypatch.setattr(pair, "STUDENT", replace(pair.STUDENT, predict=maps))
+    with pytest.raises(TaskError, match=r"'student' predicts nothing that stands .* logits \(1, 8, 8\)"):
+        shown(trained, tmp_path / "out", stages=["student"])
+    assert not (tmp_path / "out").exists()
 
 
 # -- a folder of runs --------------------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ class Shown:
     ids: tuple[str, ...]
     groups: Groups
     root: Path
+    notes: tuple[str, ...]
     about: Mapping[str, Any]
 
 
@@ -116,6 +117,8 @@ def embed_run(run: Path, wish: Wish, title: str | None = None) -> dict[str, Any]
         check_target(stem.with_suffix(suffix))
     opened = _open(run, wish)
     shown = [_shown(delivered, models, file, wish) for delivered, models, file in opened]
+    for note in dict.fromkeys(note for each in shown for note in each.notes):
+        warn(note)
     if wish.data is None and wish.split is None:
         roots = dict.fromkeys(str(each.root) for each in shown)
         warn(f"showing samples of {listed(list(roots))}, which the run was trained on; --split shows one part of them")
@@ -183,8 +186,6 @@ def _open(run: Path, wish: Wish) -> list[tuple[Delivered, Opened, Path | None]]:
 def _shown(delivered: Delivered, models: Opened, file: Path | None, wish: Wish) -> Shown:
     root = wish.data if wish.data is not None else Path(delivered.record["data"][delivered.learner.name]["path"])
     examples = delivered.delivery.labelled(delivered.config, root, delivered.facts)
-    for note in examples.notes:
-        warn(note)
     if wish.split is not None:
         examples = _of_split(examples, delivered, wish.split)
     rows = chosen(len(examples.table), wish.samples, wish.projection.seed)
@@ -198,7 +199,7 @@ def _shown(delivered: Delivered, models: Opened, file: Path | None, wish: Wish) 
         **{key: source.get(key) for key in ("rung", "step", "score")},
     }  # fmt: skip
     ids = tuple(str(one) for one in examples.table["id"])
-    return Shown(name, kind, features, ids, _groups(delivered, examples), root, about)
+    return Shown(name, kind, features, ids, _groups(delivered, examples), root, examples.notes, about)
 
 
 def _of_split(examples: Examples, delivered: Delivered, split: str) -> Examples:
