@@ -132,6 +132,8 @@ def capture(module: nn.Module, samples: Sequence[Tensor]) -> Network:
     samples = [sample.detach().cpu().float() for sample in samples]
     whole = Named(module)
     expected = whole.name(samples)
+    if not all(bool(torch.isfinite(value).all()) for value in expected):
+        raise ModelError("what the network gives is not finite", hint="its first layer must replace NaN in images")
     fixed = "one height and width: the network gives no map of its images"
     if all(value.ndim == 4 and value.shape[2:] == samples[0].shape[2:] for value in expected):
         try:
@@ -145,7 +147,7 @@ def halved(model: Any) -> tuple[Any, dict[str, Any]]:
     """A copy with the weights of convolutions and matrix products in float16, and what the sidecar says of it.
 
     Inputs, outputs and computation stay float32: whatever runs the file widens the weights as it loads them. Statistics
-    (of bands, of BatchNorm) stay as they are, since they easily leave the range of float16; so does a weight that would.
+    (of bands, of BatchNorm) stay as they are, since they easily leave the range of float16; so does a weight that does.
     """
     onnx = library("onnx")
     result = copy.deepcopy(model)
@@ -183,14 +185,12 @@ def write(model: Any, target: Path, sidecar: Mapping[str, Any]) -> list[Path]:
 def compared(run: Any, module: Named, samples: Sequence[Tensor]) -> tuple[float, float]:
     """The largest difference between what `run(*arrays)` and the module give, and the largest output.
 
-    Raises ModelError if one of them is not finite.
+    Raises ModelError if what `run` gives has another shape or is not finite.
     """
     images = [sample.numpy() for sample in samples]
     expected, found = module.run(*images), run(*images)
     difference = largest = 0.0
     for name, value in expected.items():
-        if not np.isfinite(value).all():
-            raise ModelError(f"the network's {name} are not finite", hint="its first layer must replace NaN in images")
         if found[name].shape != value.shape:
             raise ModelError(f"it gives {name} {found[name].shape} where torch gives {value.shape}", hint=_CONTROL)
         if not np.isfinite(found[name]).all():
@@ -267,7 +267,7 @@ def _tidy(model: Any, any_size: bool) -> None:
             axes[2].dim_param, axes[3].dim_param = "height", "width"
     graph.name = "network"
     model.producer_name = "outlast"
-    model.producer_version = importlib.metadata.version("outlast")
+    model.producer_version = ""
 
 
 def _other_size(sample: Tensor) -> Tensor:
