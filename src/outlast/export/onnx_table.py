@@ -64,7 +64,7 @@ def as_text(found: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     return "\n".join(
         [
-            f"{found['task']}: {rows['count']} {rows['which']} examples; one image at a time, median (quartiles)",
+            f"{found['task']}: {rows['count']} examples ({rows['which']}); one image at a time, median (quartiles)",
             *(line.rstrip() for line in table),
             f"{machine['processor']}, {machine['cores']} cores, load {machine['load']}; {versions}",
             *(["THE DATA ARE SYNTHETIC"] if found["synthetic"] else []),

@@ -106,6 +106,8 @@ class _Data:
         test = Rows(values=("test",))
         splits = set(examples.table["split"]) if "split" in examples.table.columns else set()
         self.which = "test" if "test" in splits else "validation"
+        if self.which != "test" and len({stage.validate for stage in opened.stages}) > 1:
+            self.which = "validation, seen in training by some of the models"
         self._judged = select(examples.table, test if "test" in splits else opened.stages[0].validate)
         fit = select(examples.table, opened.stages[0].fit)
         self._calibration = fit[np.unique(np.linspace(0, len(fit) - 1, _CALIBRATION).round().astype(np.int64))]
