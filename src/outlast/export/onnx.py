@@ -12,7 +12,6 @@ deprecated, and fails where a pooling follows a dynamic shape.
 from __future__ import annotations
 
 import copy
-import importlib
 import importlib.metadata
 import inspect
 import json
@@ -29,6 +28,8 @@ from torch.export import Dim
 from outlast.base import files
 from outlast.base.files import plain, write_bytes, write_json
 from outlast.errors import ModelError, UsageError
+from outlast.export.onnx_library import library, quiet
+from outlast.export.onnx_session import Session
 
 SUFFIX = ".onnx"
 TOLERANCE = 1e-4  # of the largest output, or of 1 where all are smaller
@@ -99,17 +100,6 @@ class Named(nn.Module):
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             found = self(*(torch.from_numpy(array) for array in images))
         return {name: value.numpy() for name, value in zip(self.outputs, found, strict=True)}
-
-
-def library(name: str) -> Any:
-    """A module of onnx or onnxruntime. Raises UsageError that says what to install."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UsageError(
-            f"to write ONNX a package is needed that is not installed: {error}",
-            hint="pip install onnx onnxscript onnxruntime",
-        ) from error
 
 
 def check_target(target: Path) -> None:
@@ -200,18 +190,7 @@ def compared(run: Any, module: Named, samples: Sequence[Tensor]) -> tuple[float,
     return difference, largest
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """What onnx and onnxruntime raise: most of their exceptions have no common base."""
-    state = library("onnxruntime.capi.onnxruntime_pybind11_state")
-    own = [each for each in vars(state).values() if isinstance(each, type) and issubclass(each, Exception)]
-    onnx = library("onnx")
-    checks = (library("onnx.checker").ValidationError, library("onnx.shape_inference").InferenceError)
-    return (*own, *checks, onnx.parser.ParseError, RuntimeError, ValueError, TypeError, KeyError, IndexError)
-
-
 def _captured(whole: Named, samples: Sequence[Tensor], trials: Sequence[Sequence[Tensor]], fixed: str) -> Network:
-    from outlast.export.onnx_session import Session
-
     model = _traced(whole, samples, any_size=not fixed)
     session = Session(model.SerializeToString())
     difference = largest = 0.0
@@ -233,7 +212,7 @@ def _traced(whole: Named, samples: Sequence[Tensor], *, any_size: bool) -> Any:
     trial = tuple(sample[[0, min(1, len(sample) - 1)]] for sample in samples)
     sizes = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if any_size else {}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
             program = torch.export.export(
                 whole, trial, dynamic_shapes=(tuple({0: Dim.DYNAMIC, **sizes} for _ in trial),), strict=False
             )

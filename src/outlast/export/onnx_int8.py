@@ -8,17 +8,15 @@ each channel. Both are done by onnxruntime.quantization.
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from outlast.errors import ModelError
-from outlast.export.onnx import failures, library
+from outlast.export.onnx_library import failures, library, quiet
 
 KINDS = ("dynamic", "static")
 _OPERATORS = ["Conv", "Gemm", "MatMul"]
@@ -63,7 +61,7 @@ def static(model: Any, calibration: Sequence[Mapping[str, np.ndarray]]) -> Any:
 def _quantised(model: Any, quantise: Callable[[Path, Path], None]) -> Any:
     onnx = library("onnx")
     prepare = library("onnxruntime.quantization.shape_inference").quant_pre_process
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         plain, prepared, result = (Path(folder) / f"{name}.onnx" for name in ("plain", "prepared", "result"))
         plain.write_bytes(model.SerializeToString())
         try:
@@ -93,14 +91,3 @@ def _without_shapes(path: Path) -> None:
     model = onnx.load(path)
     model.graph.ClearField("value_info")
     onnx.save(model, path)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantiser advises on the root logger to do what was just done."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from outlast.errors import ModelError
-from outlast.export.onnx import failures, library
+from outlast.export.onnx_library import failures, library
 
 Run = Callable[..., dict[str, np.ndarray]]  # arrays, one for each input, to {output: array}
 
