@@ -1,4 +1,4 @@
-"""The packages that read and write ONNX, which are optional: what is said without them, what they raise, what they print."""
+"""The packages that read and write ONNX, which are optional: without them, what they raise, what they print."""
 
 from __future__ import annotations
 
