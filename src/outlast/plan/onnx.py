@@ -195,14 +195,18 @@ def _samples(source: _Data) -> tuple[Inputs, list[str]]:
 
 
 def _made(sidecar: Mapping[str, Any]) -> Inputs:
-    shape = sidecar.get("input", {}).get("shape")
-    if shape is None:
+    """Random inputs of the shapes that the sidecar tells: of the only input, or of each by its name."""
+    about = sidecar.get("input", {})
+    each = [about, *(value for value in about.values() if isinstance(value, Mapping))]
+    shapes = [value["shape"] for value in each if "shape" in value]
+    if not shapes:
         raise RunError(
             "the data of the run can't be opened, and the task does not say what goes into its network",
             hint="say with --data where they are now",
         )
-    sides = [side if isinstance(side, int) else _MADE_SIDE for side in shape[1:]]
-    return (torch.randn(_CHECKED, *sides, generator=torch.Generator().manual_seed(0)),)
+    random = torch.Generator().manual_seed(0)
+    sides = [[side if isinstance(side, int) else _MADE_SIDE for side in shape[1:]] for shape in shapes]
+    return tuple(torch.randn(_CHECKED, *each_sides, generator=random) for each_sides in sides)
 
 
 def _made_of(network: Network, kind: str, batches: list[Inputs]) -> tuple[Any, dict[str, Any]]:
