@@ -190,21 +190,43 @@ def _predict_scenes(opened: Delivered, files: Sequence[Path], to: str | Path | N
     return {"images": len(table), "csv": str(folder / "predictions.csv"), "rows": table.to_dict("records")}
 
 
-def export_weights(run: str | Path, to: str | Path, *, stage: str | None = None, half: bool = False) -> dict[str, Any]:
+def export_weights(
+    run: str | Path,
+    to: str | Path,
+    *,
+    stage: str | None = None,
+    half: bool = False,
+    int8: str | None = None,
+    compare: bool = False,
+    data: str | Path | Mapping[str, str | Path] | Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Write what a run learned for use without Outlast. Returns {"files", "parameters"}.
 
-    to: .safetensors or .pth, bare weights with a JSON beside them; .zip, a submission that stands alone, for tasks that
-    have one. stage: a training stage whose model is written, instead of what the task delivers. half: weights in
-    float16, where that loses no range.
+    to: .safetensors or .pth, bare weights with a JSON beside them; .onnx, the network itself, compared with torch;
+    .zip, a submission that stands alone, for tasks that have one. stage: a training stage whose model is written,
+    instead of what the task delivers. half: weights in float16, where that loses no range.
+
+    Of ONNX only: int8: "dynamic" or "static" makes 8-bit integers. compare: writes a table of score, size and latency
+    of all precisions too, and returns it as "comparison", with "text" for people. data: where the run's data are now.
     """
     from outlast.export import solution, weights
+    from outlast.plan import onnx
     from outlast.plan.deliver import Delivered
 
     target = Path(to)
     alone = target.suffix == ".zip"
-    (solution if alone else weights).check_target(target)
+    wish = onnx.Wish(target, half, int8, compare, data)
+    if target.suffix == ".onnx":
+        onnx.check(wish)
+    elif int8 is not None or compare or data is not None:
+        raise UsageError(f"int8, compare and data do not go with {target.name!r}", hint="give --to model.onnx")
+    else:
+        (solution if alone else weights).check_target(target)
     opened = Delivered(Path(run), stage)
     sidecar = {**opened.delivery.sidecar(opened.config, opened.facts, opened.rung), **opened.provenance()}
+    if target.suffix == ".onnx":
+        result = onnx.export(opened, wish, sidecar)
+        return {**result, "files": [str(path) for path in result["files"]]}
     if alone:
         files, module = [opened.solution(target, {**sidecar, "run": str(run)}, half=half)], opened.opened.model
     else:

@@ -325,17 +325,28 @@ def compare(
 def export(
     run: RunFolder,
     to: Annotated[
-        Path, typer.Option(metavar="FILE", help="model.safetensors or .pth; solution.zip for tasks that submit one.")
+        Path,
+        typer.Option(metavar="FILE", help="model.safetensors, .pth or .onnx; solution.zip for tasks that submit one."),
     ],
     stage: OneStage = None,
     half: Annotated[bool, typer.Option("--half", help="Weights in float16: half the size.")] = False,
+    int8: Annotated[
+        str | None, typer.Option(metavar="KIND", help="ONNX in 8-bit integers: dynamic, or static (calibrated).")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="ONNX: a table of score, size and latency of all precisions too.")
+    ] = False,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="DIR|NAME=DIR", help="ONNX: where the run's data are now.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a run's best weights for use without Outlast."""
     from outlast import api
 
-    result = api.export_weights(run, to, stage=stage, half=half)
-    _print(result, as_json, "\n".join(result["files"]))
+    result = api.export_weights(run, to, stage=stage, half=half, int8=int8, compare=compare, data=data)
+    text = result.pop("text", None)
+    _print(result, as_json, "\n".join([*result["files"], *([text] if text else [])]))
 
 
 def main() -> None:
