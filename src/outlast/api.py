@@ -47,6 +47,7 @@ def train(
     mirror: str | None = None,
     deadline: Deadline | None = None,
     processes: int = 1,
+    sweep: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train a task until it is finished or the session must end; call it again to go on.
 
@@ -59,23 +60,31 @@ def train(
     Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
     "stages_left"}; "stages" holds what each finished stage recorded, the scores among them. With `processes` above 1
     the training runs in that many new processes on this machine (one per GPU); a `deadline` can't be given to them.
+
+    sweep: what is varied, such as ["teacher=all", "seed=1,2,3"]: every combination is trained, in `out`/models, and
+    what several of them have in common once. Then "status" may be "failed" (of some cells; nothing is raised), and
+    besides there are "cells" (how each stands and why, its scores), "table" (mean and standard deviation over the seeds
+    of each combination), "over", "csv" and "cells_left".
     Raises the errors of `outlast.errors`; nothing is written before configuration and data were found right.
     """
     data, overrides = _settings_apart(task, data, overrides)
-    asked = {name: value for name, value in locals().items() if name not in ("task", "processes")}
-    if processes != 1:
+    asked = {name: value for name, value in locals().items() if name not in ("task", "processes", "sweep")}
+    if processes != 1 and not sweep:
         return launch.launch(task, processes, asked)
     from outlast.plan.request import Request
     from outlast.plan.session import run_session
+    from outlast.plan.sweep import run_sweep
 
-    starter, processes = launch.how_started()
-    return run_session(
+    starter, started = launch.how_started()
+    work = run_sweep if sweep else run_session
+    return work(
         Request(
             task=task, data=data, out=Path(out) if out else None, preset=preset,
             config=Path(config) if config else None, overrides=overrides, resume=resume,
             start_from=Path(start_from) if start_from else None, session_limit=session_limit, time_limit=time_limit,
             quota_left=quota_left, quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=fallback,
-            extend=extend, mirror=mirror, deadline=deadline, processes=processes, starter=starter,
+            extend=extend, mirror=mirror, deadline=deadline, processes=max(started, processes), starter=starter,
+            sweep=sweep,
         )
     )  # fmt: skip
 
@@ -195,21 +204,43 @@ def _predict_scenes(opened: Delivered, files: Sequence[Path], to: str | Path | N
     return {"images": len(table), "csv": str(folder / "predictions.csv"), "rows": table.to_dict("records")}
 
 
-def export_weights(run: str | Path, to: str | Path, *, stage: str | None = None, half: bool = False) -> dict[str, Any]:
+def export_weights(
+    run: str | Path,
+    to: str | Path,
+    *,
+    stage: str | None = None,
+    half: bool = False,
+    int8: str | None = None,
+    compare: bool = False,
+    data: str | Path | Mapping[str, str | Path] | Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Write what a run learned for use without Outlast. Returns {"files", "parameters"}.
 
-    to: .safetensors or .pth, bare weights with a JSON beside them; .zip, a submission that stands alone, for tasks that
-    have one. stage: a training stage whose model is written, instead of what the task delivers. half: weights in
-    float16, where that loses no range.
+    to: .safetensors or .pth, bare weights with a JSON beside them; .onnx, the network itself, compared with torch;
+    .zip, a submission that stands alone, for tasks that have one. stage: a training stage whose model is written,
+    instead of what the task delivers. half: weights in float16, where that loses no range.
+
+    Of ONNX only: int8: "dynamic" or "static" makes 8-bit integers. compare: writes a table of score, size and latency
+    of all precisions too, and returns it as "comparison", with "text" for people. data: where the run's data are now.
     """
     from outlast.export import solution, weights
+    from outlast.plan import onnx
     from outlast.plan.deliver import Delivered
 
     target = Path(to)
     alone = target.suffix == ".zip"
-    (solution if alone else weights).check_target(target)
+    wish = onnx.Wish(target, half, int8, compare, data)
+    if target.suffix == ".onnx":
+        onnx.check(wish)
+    elif int8 is not None or compare or data is not None:
+        raise UsageError(f"int8, compare and data do not go with {target.name!r}", hint="give --to model.onnx")
+    else:
+        (solution if alone else weights).check_target(target)
     opened = Delivered(Path(run), stage)
     sidecar = {**opened.delivery.sidecar(opened.config, opened.facts, opened.rung), **opened.provenance()}
+    if target.suffix == ".onnx":
+        result = onnx.export(opened, wish, sidecar)
+        return {**result, "files": [str(path) for path in result["files"]]}
     if alone:
         files, module = [opened.solution(target, {**sidecar, "run": str(run)}, half=half)], opened.opened.model
     else:
@@ -218,15 +249,57 @@ def export_weights(run: str | Path, to: str | Path, *, stage: str | None = None,
     return {"files": [str(path) for path in files], "parameters": sum(p.numel() for p in module.parameters())}
 
 
+def embed(
+    run: str | Path,
+    *,
+    method: str = "tsne",
+    data: str | Path | None = None,
+    split: str | None = None,
+    stages: Sequence[str] = (),
+    weights: Sequence[str | Path] = (),
+    to: str | Path | None = None,
+    samples: int = 2000,
+    seed: int = 0,
+    perplexity: float | None = None,
+    learning_rate: float | None = None,
+    iterations: int | None = None,
+    neighbours: int | None = None,
+    min_dist: float | None = None,
+    metric: str | None = None,
+) -> dict[str, Any]:
+    """Draw what the models of a run have made of the data, in two dimensions: a PNG, an interactive HTML file, a CSV.
+
+    run: a run folder, or a folder of them (the cells of a sweep). method: "tsne" (perplexity 30, learning rate 200,
+    1000 iterations) or "umap" (15 neighbours, min_dist 0.1, euclidean). stages: training stages side by side. weights:
+    files that `export_weights` wrote, one per stage, instead of the run's own. split: only this part of the run's
+    split. Returns {"method", "embeddings": [{"run", "png", "html", "csv", "json", "images", "stages", "notes",
+    "synthetic"}], "failed": [{"run", "error", "hint"}]}. Raises UsageError for settings that can't be.
+    """
+    from outlast.model.projection import projection
+    from outlast.plan.embed import Wish
+    from outlast.plan.embed import embed as embed_all
+
+    wanted = projection(
+        method, seed, perplexity=perplexity, learning_rate=learning_rate, iterations=iterations, neighbours=neighbours,
+        min_dist=min_dist, metric=metric,
+    )  # fmt: skip
+    wish = Wish(
+        projection=wanted, stages=tuple(stages), weights=tuple(Path(file) for file in weights),
+        data=Path(data) if data is not None else None, split=split, samples=samples,
+        to=Path(to) if to is not None else None,
+    )  # fmt: skip
+    return embed_all(Path(run), wish)
+
+
 def status(run: str | Path | None = None) -> dict[str, Any]:
-    """What there is to know about a run, or about every run under ./runs; "text" is for people.
+    """What there is to know about a run or a sweep, or about every run under ./runs; "text" is for people.
 
     Of every run: "last_7_days" says the hours and quota hours by task and stage.
     """
     from outlast.plan import hours
     from outlast.plan.hours import plan_against
     from outlast.plan.record import load
-    from outlast.report import collect, text
+    from outlast.report import collect, sweep, text
 
     if run is None:
         runs = collect.list_runs(Path("runs"))
@@ -234,8 +307,13 @@ def status(run: str | Path | None = None) -> dict[str, Any]:
         known = [
             {"run": str(item.run), "task": item.task, "status": item.status, "reason": item.reason} for item in runs
         ]
-        table = "\n".join(filter(None, [text.status_table(runs), hours.week_table(spent)]))
-        return {"runs": known, "last_7_days": [vars(one) for one in spent], "text": table}
+        sweeps = sweep.list_sweeps(Path("runs"))
+        lines = [f"{one['folder']}: {sweep.told(one)[0]}" for one in sweeps]
+        table = "\n".join(filter(None, [text.status_table(runs), *lines, hours.week_table(spent)]))
+        return {"runs": known, "sweeps": sweeps, "last_7_days": [vars(one) for one in spent], "text": table}
+    if sweep.is_sweep(Path(run)):
+        found = sweep.read(Path(run))
+        return {"run": str(run), **found, "text": sweep.status(found)}
     collected, known_run = collect.collect(Path(run)), load(Path(run))
     lines = [text.status_line(collected), *plan_against(Path(run), known_run)]
     return {"run": str(run), **known_run, "text": "\n".join(lines)}
@@ -264,9 +342,12 @@ def compare(runs: Sequence[str | Path], *, to: str | Path | None = None, mix_run
 
 
 def write_report(run: str | Path) -> dict[str, Any]:
-    """Write report.html anew. Returns {"report", "text"}: its path, and a summary to paste."""
+    """Write report.html anew, or the table and page of a sweep. Returns {"report", "text"}: its path, and a summary."""
     from outlast.plan import session
-    from outlast.report import collect, text
+    from outlast.report import collect, sweep, sweep_page, text
+
+    if sweep.is_sweep(Path(run)):
+        return {"report": str(Path(run) / "sweep.html"), "text": sweep.text(sweep_page.write(Path(run)))}
 
     page = session.write_report(Path(run))
     return {"report": str(page), "text": text.summary(collect.collect(Path(run)))}

@@ -81,6 +81,10 @@ def train(
     ] = False,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Never take a smaller model.")] = False,
     processes: Annotated[int, typer.Option(metavar="N", help="Processes on this machine: one per GPU.")] = 1,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE,VALUE", help="Train every combination: --sweep loss=all seed=1,2,3."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a task; type the same again to go on after a stop or a kill."""
@@ -92,9 +96,11 @@ def train(
         task, data=data, out=out, preset=preset, config=config, overrides=overrides or [], resume=resume,  # type: ignore[arg-type]
         start_from=start_from, session_limit=session_limit, time_limit=time_limit, quota_left=quota_left,
         quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=not no_fallback, extend=extend,
-        mirror=mirror, processes=processes,
+        mirror=mirror, processes=processes, sweep=sweep or (),
     )  # fmt: skip
     _print(result, as_json, "")
+    if result["status"] == "failed":
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -227,6 +233,45 @@ def predict(
 
 
 @app.command()
+def embed(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, or a folder of runs (a sweep).")],
+    method: Annotated[str, typer.Option(metavar="tsne|umap", help="t-SNE or UMAP.")] = "tsne",
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Labelled examples; default: the run's own.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this part of the run's split, such as test.")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="A training stage; repeat it to see several side by side.")
+    ] = None,
+    weights: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Exported weights instead of the run's; one per stage.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; default: RUN/embeddings.")] = None,
+    samples: Annotated[int, typer.Option(help="At most so many samples, drawn by the seed.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the choice of samples and of the method.")] = 0,
+    perplexity: Annotated[float | None, typer.Option(help="t-SNE: 30, or less for few samples.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="t-SNE: 200 unless given.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="t-SNE: 1000 unless given.")] = None,
+    neighbours: Annotated[int | None, typer.Option(help="UMAP: 15, or less for few samples.")] = None,
+    min_dist: Annotated[float | None, typer.Option(help="UMAP: 0.1 unless given.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="UMAP: euclidean, manhattan, cosine or correlation; euclidean unless given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a model's features in two dimensions (t-SNE, UMAP): PNG, interactive HTML, CSV."""
+    from outlast import api
+
+    result = api.embed(
+        run, method=method, data=data, split=split, stages=stage or [], weights=weights or [], to=to, samples=samples,
+        seed=seed, perplexity=perplexity, learning_rate=learning_rate, iterations=iterations, neighbours=neighbours,
+        min_dist=min_dist, metric=metric,
+    )  # fmt: skip
+    made = [path for one in result["embeddings"] for path in (one["png"], one["html"], one["csv"])]
+    _print(result, as_json, "\n".join(made))
+    if result["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def status(
     run: Annotated[
         Path | None, typer.Argument(metavar="[RUN]", help="A run folder; default: all under ./runs.")
@@ -280,17 +325,28 @@ def compare(
 def export(
     run: RunFolder,
     to: Annotated[
-        Path, typer.Option(metavar="FILE", help="model.safetensors or .pth; solution.zip for tasks that submit one.")
+        Path,
+        typer.Option(metavar="FILE", help="model.safetensors, .pth or .onnx; solution.zip for tasks that submit one."),
     ],
     stage: OneStage = None,
     half: Annotated[bool, typer.Option("--half", help="Weights in float16: half the size.")] = False,
+    int8: Annotated[
+        str | None, typer.Option(metavar="KIND", help="ONNX in 8-bit integers: dynamic, or static (calibrated).")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="ONNX: a table of score, size and latency of all precisions too.")
+    ] = False,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="DIR|NAME=DIR", help="ONNX: where the run's data are now.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a run's best weights for use without Outlast."""
     from outlast import api
 
-    result = api.export_weights(run, to, stage=stage, half=half)
-    _print(result, as_json, "\n".join(result["files"]))
+    result = api.export_weights(run, to, stage=stage, half=half, int8=int8, compare=compare, data=data)
+    text = result.pop("text", None)
+    _print(result, as_json, "\n".join([*result["files"], *([text] if text else [])]))
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ OutlastError                what went wrong, where, and a `hint` that says what 
 ├── CheckpointError         a checkpoint that is missing, damaged or of another model
 ├── SaveError               what was trained can't be written to the disk
 ├── RunError                a run folder that does not fit what was asked
+│   └── NoTimeError         the session's end leaves no time for anything
 └── TrainingError           training itself failed (non-finite loss, out of memory)
 
 A user sees `str(error)`: one sentence, the collected details, and the hint; never a traceback. Everything else that
@@ -79,6 +80,10 @@ class SaveError(OutlastError):
 
 class RunError(OutlastError):
     """The run folder does not fit what was asked: another task, another configuration, nothing to resume."""
+
+
+class NoTimeError(RunError):
+    """The session's end leaves no time to do anything."""
 
 
 class TrainingError(OutlastError):

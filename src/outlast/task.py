@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from outlast.base.files import read_json
 from outlast.errors import TaskError, did_you_mean
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ class Inputs:
 
     facts: Mapping[str, Any]
     needs: Mapping[str, Path] = field(default_factory=dict)
+
+    def rung(self, stage: str) -> str | None:
+        """Which model of its ladder a needed training stage has trained; None if it is not done."""
+        record = self.needs[stage] / "stage.json" if stage in self.needs else None
+        return str(read_json(record)["result"]["rung"]) if record is not None and record.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,11 @@ class Learner:
     metric(config, facts)     a fresh Metric fed with predict's outputs
     score                     "+name" (more is better) or "-name": what early stopping and "best" go by
     deploy(config, model)     the module that users of the weights get
-    loss_at_start(config, facts)    the mean loss of a model that knows nothing; none: ln(classes) where there is one
-                              label per sample, else it is not known
+    teacher(config, inputs, trained)   a model to learn from, made of weights of the stages it needs, {stage: Trained};
+                              none: this stage has none. It is frozen, evaluates, and is no part of what is trained
+    teach(config, teacher, batch)   what the teacher makes of a batch, without gradient; `step` finds it in its batch
+    loss_at_start(config, facts)    the mean loss of a model that knows nothing, None if that is not known; without it,
+                              ln(classes) where there is one label per sample
     couples_batch             the loss is not a sum over samples: micro-batches change it; recorded, and warned of
     """
 
@@ -112,7 +121,9 @@ class Learner:
     score: str
     deploy: Callable[[Any, torch.nn.Module], torch.nn.Module]
     begin: Callable[[Any, torch.nn.Module, Inputs, Mapping[str, Trained]], Mapping[str, Any]] | None = None
-    loss_at_start: Callable[[Any, Mapping[str, Any]], float] | None = None
+    teacher: Callable[[Any, Inputs, Mapping[str, Trained]], torch.nn.Module | None] | None = None
+    teach: Callable[[Any, torch.nn.Module, Batch], Batch] | None = None
+    loss_at_start: Callable[[Any, Mapping[str, Any]], float | None] | None = None
     couples_batch: bool = False
 
 
@@ -218,8 +229,27 @@ class Scenes:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """How the points of a group are drawn: a colour (#rrggbb), and a marker that report.embedding knows."""
+
+    colour: str
+    marker: str
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What colours the points of an embedding: the group of every sample, and the marks of all groups in their order.
+
+    A group that no sample has is named as empty.
+    """
+
+    names: Sequence[str]
+    marks: Mapping[str, Mark]
+
+
+@dataclass(frozen=True)
 class Delivery:
-    """What `eval`, `predict` and `export` use.
+    """What `eval`, `predict`, `embed` and `export` use.
 
     models                             the training stages whose best weights are used
     together                           what they give together, as for Predict
@@ -233,6 +263,8 @@ class Delivery:
     unlabelled(config, images, facts)  images that were never seen, for `predict`
     table(config, facts, ids, outputs) the table that `predict` writes
     sidecar(config, facts, rung)       what a user of the bare weights must know: classes, size, normalisation
+    groups(config, examples)           what colours the points of `embed`; none: the class that the column "label" says
+    embedded                           training stages that `embed` shows side by side; none: what is delivered
     """
 
     models: tuple[str, ...]
@@ -245,6 +277,8 @@ class Delivery:
     module: Callable[[Sequence[Member]], torch.nn.Module] | None = None
     scenes: Callable[[Scenes], pd.DataFrame] | None = None
     solution: Callable[[Any, Mapping[str, Any]], Solution] | None = None
+    groups: Callable[[Any, Examples], Groups] | None = None
+    embedded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -258,12 +292,22 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """What a sweep calls by a short name: the `key` of the configuration, and the values that NAME=all stands for."""
+
+    key: str
+    all: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
 class Task:
     """Everything the machinery needs to know about a task. `name` is what `find` finds it by (dotted if need be).
 
     presets: functions that return the typed configuration; "smoke" is the one that may use the synthetic set unasked.
     data: the names that data roots may have (--data NAME=DIR). stages(config): the plan. deliver(config): what is
     delivered. synthetic(folder): writes a small procedural data set.
+    axes: short names for sweeps (`seed`, for train.seed, is there without being named). Stages of several cells of a
+    sweep are done once if their own configuration, data and inputs are the same: give each stage only what it uses.
     """
 
     name: str
@@ -276,6 +320,7 @@ class Task:
     synthetic: Callable[[Path], None]
     figures: tuple[Figure, ...] = ()
     data: tuple[str, ...] = (DATA,)
+    axes: Mapping[str, Axis] = field(default_factory=dict)
 
 
 def names() -> dict[str, str]:

@@ -11,14 +11,17 @@ from outlast import task as tasks
 from outlast.config.load import read_config, to_yaml
 from outlast.data.loader import BatchPlan, Loader
 from outlast.data.sampler import Drawn, occurrence_keys
-from outlast.task import Call, Inputs, Predict, Train, select, topological
+from outlast.task import Call, Inputs, Predict, Train, Trained, select, topological
 
 pytestmark = pytest.mark.parametrize("name", list(tasks.names()))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """{task name: (task, smoke configuration, {learner that it trains: examples of the synthetic set})}, when asked."""
+    """{task name: (task, smoke configuration, {learner that it trains: examples of the synthetic set})}, when asked.
+
+    Learners are tried with the configuration of the stages that they train.
+    """
     known = {}
 
     def make(name):
@@ -36,8 +39,30 @@ def made(tmp_path_factory):
     return make
 
 
-def learners(task, examples):
-    return [(learner, examples[key]) for key, learner in task.learners.items() if key in examples]
+def trainings(task, config, examples):
+    """(learner, its stage's configuration, its examples) of every training; of those that differ in rows, the first."""
+    stages = [stage for stage in task.stages(config) if isinstance(stage, Train)]
+    first = {(stage.learner.name, stage.config.model_dump_json()): stage for stage in reversed(stages)}
+    return [(stage.learner, stage.config, examples[stage.learner.name]) for stage in reversed(first.values())]
+
+
+def taught(learner, config, examples, batch, stages):
+    """The batch with what a teacher says of it, whose weights are those of untrained models."""
+    if learner.teacher is None:
+        return batch
+    torch.manual_seed(1)
+    trained = {}
+    for stage in stages:
+        module = stage.learner.model(stage.config, Inputs(examples.facts), stage.learner.rungs(stage.config)[0])
+        trained[stage.name] = Trained(module.state_dict(), examples.facts)
+    teacher = learner.teacher(config, Inputs(examples.facts), trained)
+    if teacher is None:
+        return batch
+    with torch.no_grad():
+        told = learner.teach(config, teacher.eval(), batch)
+    assert not any(parameter.grad is not None for parameter in teacher.parameters())
+    assert all(len(value) == len(batch["row"]) for value in told.values())
+    return {**batch, **told}
 
 
 def first_rows(learner, config, examples, count=6):
@@ -103,25 +128,25 @@ def test_the_synthetic_set_is_marked_and_complete(name, made):
 
 def test_examples_are_the_same_every_time(name, made):
     task, config, examples = made(name)
-    for learner, item in learners(task, examples):
-        again = learner.examples(config, {tasks.DATA: item.root})
+    for learner, own, item in trainings(task, config, examples):
+        again = learner.examples(own, {tasks.DATA: item.root})
         assert again.fingerprint == item.fingerprint
         assert again.table.equals(item.table)
 
 
 def test_samples_are_read_the_same_every_time_in_the_type_of_the_cache(name, made):
     task, config, examples = made(name)
-    for learner, item in learners(task, examples):
-        one, two = first_rows(learner, config, item), first_rows(learner, config, item)
+    for learner, own, item in trainings(task, config, examples):
+        one, two = first_rows(learner, own, item), first_rows(learner, own, item)
         assert all(np.array_equal(one[key], two[key]) for key in one)
-        json.dumps(learner.reads(config))
+        json.dumps(learner.reads(own))
 
 
 def test_the_order_is_a_function_of_seed_and_epoch(name, made):
     task, config, examples = made(name)
-    for learner, item in learners(task, examples):
+    for learner, own, item in trainings(task, config, examples):
         table = item.table.iloc[:50]
-        drawn = [learner.sampler(config, table, seed, epoch) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
+        drawn = [learner.sampler(own, table, seed, epoch) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
         orders = [item.positions if isinstance(item, Drawn) else item for item in drawn]
         assert np.array_equal(orders[0], orders[1])
         assert not np.array_equal(orders[0], orders[2])
@@ -132,35 +157,37 @@ def test_the_order_is_a_function_of_seed_and_epoch(name, made):
 
 def test_a_sample_does_not_depend_on_its_batch(name, made):
     task, config, examples = made(name)
-    for learner, item in learners(task, examples):
-        together = batch_of(learner, config, item, np.array([0, 1, 2, 3, 4], dtype=np.int64))
-        alone = batch_of(learner, config, item, np.array([3], dtype=np.int64))
+    for learner, own, item in trainings(task, config, examples):
+        together = batch_of(learner, own, item, np.array([0, 1, 2, 3, 4], dtype=np.int64))
+        alone = batch_of(learner, own, item, np.array([3], dtype=np.int64))
         for key, value in alone.items():
             assert torch.equal(value[0], together[key][3]), key
 
 
 def test_every_rung_takes_a_step_and_predicts_what_its_metric_scores(name, made):
     task, config, examples = made(name)
-    for learner, item in learners(task, examples):
-        batch = batch_of(learner, config, item, np.arange(6, dtype=np.int64))
+    stages = [stage for stage in task.stages(config) if isinstance(stage, Train)]
+    for learner, own, item in trainings(task, config, examples):
+        batch = batch_of(learner, own, item, np.arange(6, dtype=np.int64))
         batch["epochs"] = torch.tensor(0.0)
-        for rung in learner.rungs(config):
+        batch = taught(learner, own, item, batch, stages)
+        for rung in learner.rungs(own):
             torch.manual_seed(0)
-            model = learner.model(config, Inputs(item.facts), rung)
-            result = learner.step(config, model, batch)
+            model = learner.model(own, Inputs(item.facts), rung)
+            result = learner.step(own, model, batch)
             result["loss_sum"].backward()
             assert torch.isfinite(result["loss_sum"])
             assert float(result["weight"]) > 0
             assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
             with torch.no_grad():
-                outputs = learner.predict(config, model.eval(), batch)
+                outputs = learner.predict(own, model.eval(), batch)
             assert all(len(value) == 6 for value in outputs.values())
-            metric = learner.metric(config, item.facts)
+            metric = learner.metric(own, item.facts)
             metric.update(outputs, batch)
             metrics = metric.compute()
             assert learner.score[0] in "+-"
             assert isinstance(metrics[learner.score[1:]], float)
-            assert isinstance(learner.deploy(config, model), torch.nn.Module)
+            assert isinstance(learner.deploy(own, model), torch.nn.Module)
 
 
 def test_what_is_delivered_is_told_with_its_weights(name, made):
@@ -168,8 +195,8 @@ def test_what_is_delivered_is_told_with_its_weights(name, made):
     delivery = task.deliver(config)
     stage = next(stage for stage in task.stages(config) if stage.name in delivery.models)
     facts = examples[stage.learner.name].facts
-    sidecar = delivery.sidecar(config, facts, stage.learner.rungs(config)[0])
+    sidecar = delivery.sidecar(stage.config, facts, stage.learner.rungs(stage.config)[0])
     assert isinstance(sidecar, Mapping)
     json.dumps(sidecar)
-    labelled = delivery.labelled(config, examples[stage.learner.name].root, facts)
+    labelled = delivery.labelled(stage.config, examples[stage.learner.name].root, facts)
     assert len(labelled.table) > 0

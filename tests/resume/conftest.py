@@ -32,7 +32,7 @@ class Runs:
     def __init__(self, folder, monkeypatch):
         self.folder, self.monkeypatch = folder, monkeypatch
 
-    def train(self, name, *overrides, crash=None, deadline=None, **options):
+    def train(self, name, *overrides, crash=None, deadline=None, task="toys.plan", **options):
         """One session in the run `name`; crash=(place, n) ends it at the n-th time that the place is reached."""
         seen = {"count": 0}
 
@@ -45,7 +45,7 @@ class Runs:
         self.monkeypatch.setattr(toy, "ACCIDENT", [accident])
         try:
             return outlast.train(
-                "toys.plan",
+                task,
                 preset="smoke",
                 out=self.folder / name,
                 overrides=list(overrides),
@@ -55,12 +55,12 @@ class Runs:
         except Crash:
             return None
 
-    def results(self, name):
+    def results(self, name, trainings="train-*"):
         """Everything in a run that an uninterrupted run must have the same: files by SHA-256, states by value."""
         run = self.folder / name
         patterns = ("*/best/*/model.safetensors", "*/metrics.jsonl", "predict-*/part-*", "*/metrics.json")
         found = {path.relative_to(run).as_posix(): sha256(path) for pattern in patterns for path in run.glob(pattern)}
-        for stage in run.glob("train-*"):
+        for stage in (folder for folder in run.glob(trainings) if (folder / "checkpoints").is_dir()):
             state = read_state(newest(stage / "checkpoints", []).folder)
             for field in dataclasses.fields(state):
                 if field.name not in ("train_seconds", "sessions"):
@@ -116,7 +116,7 @@ class Ranks:
             for _ in range(4)
         ]  # fmt: skip
 
-    def train(self, count, run, *overrides, crash=None, stop=None, without=()):
+    def train(self, count, run, *overrides, crash=None, stop=None, without=(), task="toys.plan"):
         """One session of the run;
 
         crash=(place, n) ends it on every rank when it comes there for the n-th time, stop=(place, n) asks it to stop.
@@ -129,7 +129,8 @@ class Ranks:
             environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
                            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
             own = run[rank] if isinstance(run, list) else run
-            job = {"run": str(own), "overrides": overrides, "crash": crash, "stop": stop, "without": without,
+            job = {"task": task, "run": str(own), "overrides": overrides, "crash": crash, "stop": stop,
+                   "without": without,
                    "environment": {name: str(value) for name, value in environment.items()}}  # fmt: skip
             self.processes[rank].stdin.write(json.dumps(job) + "\n")
             self.processes[rank].stdin.flush()

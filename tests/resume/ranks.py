@@ -66,7 +66,7 @@ def train(job):
     result, refused = None, None
     try:
         with contextlib.suppress(Crash):
-            result = outlast.train("toys.plan", preset="smoke", out=job["run"], overrides=job["overrides"])
+            result = outlast.train(job["task"], preset="smoke", out=job["run"], overrides=job["overrides"])
     except OutlastError as error:
         refused = error.message
     finally:

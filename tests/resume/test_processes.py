@@ -76,6 +76,15 @@ def test_another_number_of_processes_keeps_the_samples_of_each_step_and_says_wha
     assert last[0]["result"]["status"] == "finished"
 
 
+def test_a_student_with_a_frozen_teacher_that_was_cut_ends_bit_for_bit_as_the_whole_one(runs, ranks):
+    ranks.train(2, runs.folder / "whole", task="toys.taught")
+    cut = ranks.train(2, runs.folder / "cut", *SETTINGS[:1], task="toys.taught", crash=("stepped", 23))
+    assert [answer["result"] for answer in cut] == [None] * 2
+    again = ranks.train(2, runs.folder / "cut", *SETTINGS[:1], task="toys.taught")
+    assert again[0]["result"]["stages"]["student"]["from_step"] == 3
+    assert runs.results("cut", trainings="*") == runs.results("whole", trainings="*")
+
+
 def test_machines_that_do_not_share_the_run_folder_are_refused(runs, ranks):
     folders = [runs.folder / "first", runs.folder / "second"]
     answers = ranks.train(2, folders)

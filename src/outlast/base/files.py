@@ -108,16 +108,25 @@ def write_folder(target: Path, fill: Callable[[Path], None], record: Mapping[str
     of what lies there, rename, sync of the parent. A folder that is already at `target` is replaced only then.
     Raises OSError, and CheckpointError if what was written is not what can be read.
     """
+
+    def whole(folder: Path) -> None:
+        fill(folder)
+        write_manifest(folder, record)
+
+    return place_folder(target, whole, lambda folder: verify_folder(folder, from_disk=True))
+
+
+def place_folder(target: Path, fill: Callable[[Path], None], verify: Callable[[Path], object]) -> Path:
+    """As `write_folder`, without a manifest: `fill` syncs what it writes, `verify` raises if that is not right."""
     reached("folder.open")
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = _temporary(target)
     folder.mkdir()
     try:
         fill(folder)
-        write_manifest(folder, record)
         for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
             sync_path(inner)
-        verify_folder(folder, from_disk=True)
+        verify(folder)
         reached("folder.rename")
         _take_name(folder, target)
     except BaseException:

@@ -37,7 +37,7 @@ class Half:
         ]
         try:
             with trial.compute.autocast(precision):
-                result = trial.stage.learner.step(trial.config, model.train(), batch)
+                result = trial.step(model.train(), batch)
             found.loss = float(result["loss_sum"].detach()) / max(float(result["weight"]), 1e-12)
         finally:
             for hook in hooks:

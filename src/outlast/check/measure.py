@@ -60,7 +60,7 @@ def measure(trial: Trial, scratch: Path, cores: int, processes: int = 1) -> Meas
     stage, needs = trial.stage, {name: trial.run / name for name in trial.stage.needs}
     times = measuring.measure(
         stage, trial.reading.examples, needs, trial.compute, scratch, cores,
-        effort=measuring.QUICK, processes=processes,
+        effort=measuring.QUICK, processes=processes, trained=trial.trained,
     )  # fmt: skip
     return Measured(
         stage=stage.name,

@@ -30,6 +30,7 @@ from outlast.env.disk import file_system
 from outlast.errors import OutlastError
 from outlast.loop.accel import set_up
 from outlast.loop.samples import epoch_order, workers_of
+from outlast.loop.teaching import trained_so_far
 from outlast.task import Stage, Task, Train, select, topological
 
 Part = TypeVar("Part")
@@ -137,13 +138,16 @@ class Subject:
         # Several processes share the cores: what is tried here is one of them.
         cores = max(self.machine.host.cores // self.processes, 1)
         compute = set_up(self.config.train.threads, cores)
+        trains = {stage.name: stage for stage in self.plan if isinstance(stage, Train)}
+        facts = {name: examples.facts for name, examples in self.examples.items()}
         found: dict[str, Trial] = {}
         for stage, reading in self._read:
             kind = digest(
                 [stage.learner.name, stage.config.model_dump(mode="json"), str(self.start_from.get(stage.name))]
             )
             if kind not in found:
-                found[kind] = Trial(stage, reading, compute, self.run, self.start_from.get(stage.name))
+                trained = partial(trained_so_far, stage, trains, facts, self.run)
+                found[kind] = Trial(stage, reading, compute, self.run, self.start_from.get(stage.name), trained)
             found[kind].alike.append(stage.name)
         return list(found.values())
 

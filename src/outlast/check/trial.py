@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -30,8 +30,9 @@ from outlast.loop.memory import is_out_of_memory
 from outlast.loop.optim import build_optimizer
 from outlast.loop.samples import epoch_order
 from outlast.loop.step import Stepper
+from outlast.loop.teaching import Teacher, open_teacher, taught_step
 from outlast.save import rng
-from outlast.task import Inputs, Train, select
+from outlast.task import Inputs, Train, Trained, select
 
 Batch = dict[str, Any]
 _MOST_SAMPLES = 8  # of a batch here: enough to see, and quick on a CPU
@@ -59,7 +60,8 @@ class Steps:
 
 @dataclass
 class Trial:
-    """A training stage and what it takes to try it. start_from: weights that it will begin with.
+    """A training stage and what it takes to try it. start_from: weights that it will begin with. trained(): weights
+    that its teacher is made of, fresh ones where there are no others yet.
 
     alike: the names of the stages that differ from it only in their rows, its own first.
     """
@@ -69,6 +71,7 @@ class Trial:
     compute: Compute
     run: Path
     start_from: Path | None = None
+    trained: Callable[[], Mapping[str, Trained]] = dict
     alike: list[str] = field(default_factory=list)
     problem: str = field(default="", init=False)
 
@@ -89,9 +92,7 @@ class Trial:
     def build(self, seed: int = 0) -> nn.Module:
         """A fresh model on the device. Raises ModelError and others, or what the task's code raises."""
         rng.seed_everything(seed)
-        needs = {name: self.run / name for name in self.stage.needs}
-        inputs = Inputs(self.reading.examples.facts, needs)
-        return self.stage.learner.model(self.config, inputs, self.rung).to(self.compute.device)
+        return self.stage.learner.model(self.config, self._inputs, self.rung).to(self.compute.device)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -100,6 +101,21 @@ class Trial:
         with self._told("it can't be built", missing):
             return self.build()
         raise AssertionError
+
+    @cached_property
+    def teacher(self) -> Teacher | None:
+        """What it learns from, if it does. Raises CannotCheck if that can't be built."""
+        with self._told("its teacher can't be built"):
+            return open_teacher(self.stage, self._inputs, self.trained, self.compute.device)
+        raise AssertionError
+
+    def step(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        """The learner's step, with what its teacher makes of the batch."""
+        return taught_step(self.stage.learner, self.config, self.teacher)(model, batch)
+
+    @property
+    def _inputs(self) -> Inputs:
+        return Inputs(self.reading.examples.facts, {name: self.run / name for name in self.stage.needs})
 
     @cached_property
     def batches(self) -> list[Batch]:
@@ -126,7 +142,7 @@ class Trial:
     @cached_property
     def steps(self) -> Steps:
         """Two optimizer steps in full precision, on a model of its own."""
-        self.model, self.batches  # noqa: B018 - what is wrong with these is not this one's business
+        self.model, self.teacher, self.batches  # noqa: B018 - what is wrong with these is not this one's business
         with self._told("it can't be trained"):
             return self._steps()
         raise AssertionError
@@ -168,12 +184,10 @@ class Trial:
     def _steps(self) -> Steps:
         model = self.build()
         model.train()
-        learner, train = self.stage.learner, self.config.train
+        train = self.config.train
         if not any(parameter.requires_grad for parameter in model.parameters()):
             return Steps((), moved=False)
-        stepper = Stepper(
-            model, build_optimizer(model, train), partial(learner.step, self.config), self.compute, "fp32", None
-        )
+        stepper = Stepper(model, build_optimizer(model, train), self.step, self.compute, "fp32", None)
         parameters = dict(model.named_parameters())
         before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         frozen = _frozen_buffers(model)

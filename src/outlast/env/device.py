@@ -23,7 +23,7 @@ def detect() -> Accelerator:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         return Accelerator("cuda", properties.name, int(properties.total_memory), torch.cuda.device_count())
-    return Accelerator("cpu", _processor(), int(psutil.virtual_memory().total), 0)
+    return Accelerator("cpu", processor(), int(psutil.virtual_memory().total), 0)
 
 
 def default_preset(presets: list[str]) -> str:
@@ -34,7 +34,8 @@ def default_preset(presets: list[str]) -> str:
     return wanted if wanted in presets else presets[0]
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the CPU."""
     import platform
     from pathlib import Path
 

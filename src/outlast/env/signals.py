@@ -1,7 +1,8 @@
 """Signals that ask a run to stop: the first is a request (save and stop), the second is obeyed at once.
 
 SIGTERM, SIGINT and SIGUSR1 (Slurm's and spot machines' notice) all mean the same. After the first one the handlers are
-as they were before, so that a second Ctrl-C interrupts and a second SIGTERM ends the process.
+as they were before, so that a second Ctrl-C interrupts and a second SIGTERM ends the process. Who listens while someone
+listens already (a run of a sweep) hears the same request.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ class StopRequest:
     reason: str | None = None
 
 
+_heard: list[StopRequest] = []  # by who listens now
+
+
 @contextlib.contextmanager
 def listen(*, announce: bool = True) -> Iterator[StopRequest]:
     """Turn the first signal into a request while the block runs. Outside the main thread it does nothing.
@@ -33,6 +37,9 @@ def listen(*, announce: bool = True) -> Iterator[StopRequest]:
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
+        return
+    if _heard:
+        yield _heard[-1]
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
 
@@ -49,7 +56,9 @@ def listen(*, announce: bool = True) -> Iterator[StopRequest]:
 
     for number in SIGNALS:
         signal.signal(number, stop)
+    _heard.append(request)
     try:
         yield request
     finally:
+        _heard.remove(request)
         restore()

@@ -31,7 +31,8 @@ def check_target(target: Path) -> None:
     """Refuse what can't be written. Raises UsageError."""
     if target.suffix not in FORMATS:
         raise UsageError(
-            f"{target.name!r}: this version exports to {listed(FORMATS)}", hint="give --to a file name that ends so"
+            f"{target.name!r}: this version exports to {listed(FORMATS)}, .onnx and .zip",
+            hint="give --to a file name that ends so",
         )
     files.check_target(target)
 

@@ -118,6 +118,23 @@ def collect(
     return {name: np.concatenate(parts) for name, parts in pieces.items()}
 
 
+def output_shapes(
+    learner: Learner,
+    config: TaskConfig,
+    model: nn.Module,
+    loader: Loader,
+    row: int,
+    compute: Compute,
+    portion: Portion,
+) -> dict[str, tuple[int, ...]]:
+    """What the learner predicts and its shape without the first axis, told by one row."""
+    plans = evaluation_plans(np.array([row], dtype=np.int64), 1, 0, 1)
+    with contextlib.closing(_outputs(learner, config, model, loader, plans, compute, portion)) as made:
+        return {
+            name: tuple(value.shape[1:]) for parts in made for _, outputs in parts for name, value in outputs.items()
+        }
+
+
 def _outputs(
     learner: Learner,
     config: TaskConfig,

@@ -12,8 +12,9 @@ import itertools
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,12 @@ from outlast.loop.memory import Fit, Portion
 from outlast.loop.samples import epoch_order, open_loader, workers_of
 from outlast.loop.setup import Job, Setup, build, choose_fit, rows_of, snapshot
 from outlast.loop.step import Batch
+from outlast.loop.teaching import open_teacher
 from outlast.save import store
 from outlast.save.host import HostCopy
 from outlast.save.space import bytes_in
 from outlast.state import RunState
-from outlast.task import Train
+from outlast.task import Inputs, Train, Trained
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,13 @@ def measure(
     *,
     effort: Effort = THOROUGH,
     processes: int = 1,
+    trained: Callable[[], Mapping[str, Trained]] = dict,
 ) -> Times:
     """Time the pieces of a training; `scratch` is where samples are cached, and a checkpoint is written and removed.
 
     Only for one process. processes: how many will share the work, on a device each; this one then does the share of
-    one, and what they tell each other is not counted. Raises what getting a training ready raises.
+    one, and what they tell each other is not counted. trained(): weights that its teacher is made of. Raises what
+    getting a training ready raises.
     """
     began = time.perf_counter()
     shared = replace(compute, processes=processes)  # to share out cores; nothing is exchanged
@@ -115,7 +119,11 @@ def measure(
         tempfile.TemporaryDirectory(dir=scratch, prefix=".tmp-measure-") as folder,
         open_loader(stage.learner, stage.config, examples, scratch, shared, cores) as loader,
     ):
-        job = Job(stage, Path(folder) / stage.name, examples, needs, loader, compute, record={"stage": stage.name})
+        teacher = cache(partial(open_teacher, stage, Inputs(examples.facts, needs), trained, compute.device))
+        job = Job(
+            stage, Path(folder) / stage.name, examples, needs, loader, compute, record={"stage": stage.name},
+            teacher=teacher,
+        )  # fmt: skip
         opened = time.perf_counter()
         fit = _fit(job, processes)
         _finish(job)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from outlast.loop.memory import Fit, can_checkpoint, find_fit, turn_on_checkpoin
 from outlast.loop.optim import Plateau, build_average, build_optimizer
 from outlast.loop.samples import epoch_order, first_samples
 from outlast.loop.step import Stepper
+from outlast.loop.teaching import Teacher, taught_step
 from outlast.save import rng
 from outlast.save.format import read_weights
 from outlast.save.resume import Resume, Start
@@ -48,7 +48,8 @@ class Job:
     stop(): why the run should stop now (a signal), or None. record: provenance that every checkpoint carries.
     saved(facts): told by the writer's thread, at every save, how far this session has come. warned(sentence): told
     what belongs into the record. afterwards: the kinds of work that follow a stop, for which time is set aside.
-    words(): what else the progress line tells. trained(): the best weights of the training stages it needs.
+    words(): what else the progress line tells. trained(): the best weights of the training stages it needs. teacher():
+    the same one each time.
     """
 
     stage: Train
@@ -68,6 +69,7 @@ class Job:
     afterwards: tuple[str, ...] = ("report",)
     words: Callable[[], str] = lambda: ""
     trained: Callable[[], Mapping[str, Trained]] = dict
+    teacher: Callable[[], Teacher | None] = lambda: None
 
     @property
     def learner(self) -> Learner:
@@ -117,6 +119,7 @@ def choose_fit(job: Job, fit: np.ndarray) -> Fit:
     batch = _trial_batch(job, fit, wanted)
     seen = deterministic.Seen()
     alone = replace(job, compute=replace(job.compute, processes=1))  # a trial that fails must not leave others waiting
+    job.teacher()  # it takes its memory before there is a model
     room = Headroom(job.compute.device, train.memory_budget_gigabytes, job.compute.processes)
 
     def attempt(rung: str, micro_batch: int, checkpointing: bool) -> None:
@@ -350,7 +353,7 @@ def _stepper(job: Job, model: nn.Module) -> Stepper:
     return Stepper(
         model=model,
         optimizer=build_optimizer(model, train),
-        step=partial(job.learner.step, job.config),
+        step=taught_step(job.learner, job.config, job.teacher()),
         compute=job.compute,
         precision=train.precision,
         clip_norm=train.clip_norm,

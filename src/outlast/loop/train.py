@@ -118,7 +118,9 @@ class _Session:
         sums = state.ranks[job.compute.rank]["sums"] if job.compute.rank < len(state.ranks) else {}
         self.watch = LossWatch(dict(sums), job.compute.device.type == "cpu", self._names)
         self.trace = trace.from_environment(job.stage.name, job.compute.rank, self._names)
-        self.provenance = {**job.record, "model_hash": model_hash(setup.model)}
+        teacher = job.teacher()
+        self.teacher = {} if teacher is None else {"teacher": teacher.record()}
+        self.provenance = {**job.record, "model_hash": model_hash(setup.model), **self.teacher}
         self.total_steps = setup.epochs * setup.steps_per_epoch
         self.saved_position = (state.epoch, state.cursor) if state.sessions else None
         self.now = job.deadline.now
@@ -352,6 +354,7 @@ class _Session:
             },
             "parameters": self.setup.parameters,
             "stall_seconds": self.saver.stall_seconds if self.saver is not None else 0.0,
+            **self.teacher,
         }
 
     def _names(self, rows: Any) -> list[str]:
@@ -377,6 +380,7 @@ class _Session:
             "sessions": state.sessions,
             "from_step": self.from_step,
             "couples_batch": self.job.learner.couples_batch,
+            **self.teacher,
         }
 
 

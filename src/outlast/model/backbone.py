@@ -1,4 +1,4 @@
-"""Classifiers by timm name: the only place of the project that imports timm.
+"""Classifiers and feature extractors by timm name: the only place of the project that imports timm.
 
 For: honest yardsticks and strong backbones, from scratch, from a local weights file or from the hub.
 Promises: an unknown name lists the closest ones; a weights file fits tensor by tensor or is an error that names the
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -28,6 +28,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import adapt_input_conv
+from timm.models.efficientnet import EfficientNet
+from timm.models.mobilenetv3 import MobileNetV3
+from timm.models.resnet import ResNet
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from outlast.errors import ModelError
@@ -35,6 +39,7 @@ from outlast.errors import ModelError
 logger = logging.getLogger(__name__)
 
 NAMED_TENSORS = 5
+Layout = Literal["resnet", "efficientnet", "transformer", "other"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,55 @@ def classifier(
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def extractor(
+    name: str,
+    *,
+    channels: int = 3,
+    pretrained: bool = False,
+    weights: Path | str | None = None,
+    image_size: tuple[int, int] | None = None,
+    also: Sequence[str] = (),
+) -> nn.Module:
+    """Return the timm model `name` without its head, mapping (B, channels, H, W) to `features(model)` numbers each.
+
+    Everything else is as for `classifier`. Raises ModelError.
+    """
+    model = classifier(
+        name, 1, channels=channels, pretrained=pretrained, weights=weights, image_size=image_size, also=also
+    )
+    reset: Any = model
+    reset.reset_classifier(0)
+    return model
+
+
+def features(model: nn.Module) -> int:
+    """How many features an `extractor` gives for each image."""
+    described: Any = model
+    return int(getattr(described, "head_hidden_size", None) or described.num_features)
+
+
+def layout(model: nn.Module) -> Layout:
+    """How the parts of a timm model are named, for those that can be cut in two; "other" for all the rest.
+
+    resnet       layer1 to layer4. efficientnet: conv_stem, then stages in `blocks`.
+    transformer  tokens through `blocks`, the first of which is a class token that the image is judged by.
+    """
+    described: Any = model
+    if isinstance(model, ResNet):
+        return "resnet"
+    if isinstance(model, (EfficientNet, MobileNetV3)):
+        return "efficientnet"
+    if isinstance(model, VisionTransformer) and described.cls_token is not None and described.global_pool == "token":
+        return "transformer"
+    return "other"
+
+
+def stages(model: nn.Module) -> list[tuple[str, int, int]]:
+    """(name of the module, pixels of the image to one of its output along a side, channels) of each resolution."""
+    described: Any = model
+    return [(found["module"], found["reduction"], found["num_chs"]) for found in described.feature_info]
 
 
 def normalisation(name: str, *, also: Sequence[str] = ()) -> Normalisation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,19 @@ def check(
     *,
     begun: bool,
     only: str | None = None,
+    taken: Collection[str] = (),
 ) -> tuple[dict[str, Any], list[str]]:
     """Say what the run needs and what is free. Returns that for the run's record, and warnings.
 
-    begun: the run goes on with what is in its folder. only: the one stage that is to be done. Raises RunError if the
-    room is too small.
+    begun: the run goes on with what is in its folder. only: the one stage that is to be done. taken: stages that are
+    taken over from another run. Raises RunError if the room is too small.
     """
     finished = {
         stage.name
         for stage in plan
-        if only not in (None, stage.name) or (begun and (run / stage.name / ledger.RECORD).is_file())
+        if only not in (None, stage.name)
+        or stage.name in taken
+        or (begun and (run / stage.name / ledger.RECORD).is_file())
     }
     found = need(plan, sizes, run, machine, limit_gigabytes, finished=finished, begun=begun)
     if not found.fits:

@@ -31,12 +31,13 @@ def kind(stage: Stage) -> str:
 def stage_identity(stage: Stage, config: Any, fingerprint: str, run: Path) -> str:
     """The identity of a stage whose needs are done. `config` is the stage's own, `fingerprint` that of its data."""
     inputs = {name: _record(run / name)["outputs"] for name in needed(stage)}
-    described: dict[str, Any] = {
-        "kind": kind(stage),
-        "name": stage.name,
-        "config": identity(config, ("must", "extendable") if isinstance(stage, Train) else ("must",)),
-        "data": fingerprint,
-    }
+    own = identity(config, ("must", "extendable") if isinstance(stage, Train) else ("must",))
+    return digest({**described(stage), "config": own, "data": fingerprint, "inputs": inputs})
+
+
+def described(stage: Stage) -> dict[str, Any]:
+    """What a stage is, without its configuration, data and inputs."""
+    described: dict[str, Any] = {"kind": kind(stage), "name": stage.name}
     if isinstance(stage, Train):
         described |= {"learner": stage.learner.name, "fit": _rows(stage.fit), "validate": _rows(stage.validate)}
     elif isinstance(stage, Predict):
@@ -48,7 +49,7 @@ def stage_identity(stage: Stage, config: Any, fingerprint: str, run: Path) -> st
             "function": _function(stage.function),
             "makes": list(stage.makes),
         }
-    return digest({**described, "inputs": inputs})
+    return described
 
 
 def data_fingerprint(examples: Examples | None) -> str:
@@ -112,6 +113,17 @@ def finish(
     }
     write_json(folder / RECORD, record)
     return record
+
+
+def begun_as(folder: Path) -> str | None:
+    """The identity under which a stage was begun that is not finished; None if there is none."""
+    path = folder / PROGRESS
+    return read_json(path).get("identity") if path.is_file() and not (folder / RECORD).is_file() else None
+
+
+def finished_as(folder: Path) -> str | None:
+    """The identity under which a stage was finished, whether or not its files are still whole; None if it was not."""
+    return str(_record(folder)["identity"]) if (folder / RECORD).is_file() else None
 
 
 def result(folder: Path) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from outlast.loop.accel import Compute, check_precision, set_up
 from outlast.loop.evaluate import SHARD_ROWS
 from outlast.loop.measure import Times, measure
 from outlast.loop.samples import epoch_order
+from outlast.loop.teaching import trained_so_far
 from outlast.plan import runner, sources
 from outlast.plan.measurement import GUESSED_CALL_SECONDS, Measurement, StageTimes, key
 from outlast.plan.record import now
@@ -107,17 +109,17 @@ def _decode_seconds(learner: Learner, config: TaskConfig, examples: Examples) ->
 def _all_times(stages: Sequence[Stage], here: _Here) -> dict[str, StageTimes]:
     known: dict[str, tuple[str, Times]] = {}  # by key: the stage that was measured
     blocked: dict[str, str] = {}  # by stage: why it can't be measured yet
+    trains = {stage.name: stage for stage in stages if isinstance(stage, Train)}
     for stage in stages:
         if isinstance(stage, Train) and key(stage) not in known:
             try:
-                known[key(stage)] = stage.name, _measure(stage, here)
+                known[key(stage)] = stage.name, _measure(stage, trains, here)
             except (OutlastError, OSError) as error:
                 if not stage.needs:
                     raise
                 reason = error.message if isinstance(error, OutlastError) else str(error)
                 blocked[stage.name] = f"it can't be measured before {', '.join(stage.needs)} is done ({reason})"
     found: dict[str, StageTimes] = {}
-    trains = {stage.name: stage for stage in stages if isinstance(stage, Train)}
     for stage in stages:
         if isinstance(stage, Train):
             found[stage.name] = _training(stage, known, blocked, here)
@@ -129,11 +131,13 @@ def _all_times(stages: Sequence[Stage], here: _Here) -> dict[str, StageTimes]:
     return found
 
 
-def _measure(stage: Train, here: _Here) -> Times:
+def _measure(stage: Train, trains: Mapping[str, Train], here: _Here) -> Times:
     say(f"measuring {stage.name} …")
     needs = {name: here.scratch / name for name in stage.needs}
     examples, machine = here.examples[stage.learner.name], here.machine
-    return measure(stage, examples, needs, here.compute, machine.scratch, machine.cores)
+    facts = {name: item.facts for name, item in here.examples.items()}
+    trained = partial(trained_so_far, stage, trains, facts, here.scratch)
+    return measure(stage, examples, needs, here.compute, machine.scratch, machine.cores, trained=trained)
 
 
 def _training(

@@ -8,6 +8,7 @@ is: a kill between the two leaves a change that did not take effect, which the n
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 import time
@@ -185,6 +186,18 @@ class RunRecord:
         self.values.setdefault("inexact", {})[stage] = facts["inexact"]
         self.values.setdefault("parameters", {})[stage] = facts["parameters"]
         self.values.setdefault("stall_seconds", {})[stage] = facts["stall_seconds"]
+        if "teacher" in facts:
+            self.values.setdefault("teacher", {})[stage] = facts["teacher"]
+
+    def take_over(self, stage: str, run: Path) -> None:
+        """A stage was taken over as the run in that folder has done it: what that one knows of it holds here too."""
+        other = load(run)
+        with self._lock:
+            for name in ("rung", "inexact", "parameters", "stall_seconds"):
+                if stage in other.get(name, {}):
+                    self.values.setdefault(name, {})[stage] = other[name][stage]
+            self.values.setdefault("taken_from", {})[stage] = os.path.relpath(run, self.folder)
+            self.save()
 
     def mirrored(self, state: Mapping[str, Any]) -> None:
         """How the run's mirror stands."""

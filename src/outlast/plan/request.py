@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from outlast.base.clock import Deadline, parse_duration
 from outlast.errors import UsageError
 from outlast.plan import sources
+from outlast.plan.shared import Twin
 from outlast.save.place import shown
 from outlast.task import DATA, Stage, Train
 
@@ -39,6 +40,8 @@ class Request:
     deadline: Deadline | None = None
     processes: int = 1  # on this machine
     starter: Sequence[str] = ("outlast",)  # what stands before `train`; with several machines that is torchrun's
+    sweep: Sequence[str] = ()  # what is varied: this is a grid of runs, and `out` its folder
+    twins: Mapping[str, Sequence[Twin]] = field(default_factory=dict)  # other cells of the sweep with a stage in common
 
     def command(self, run: Path, preset: str, quota_used_seconds: float = 0.0) -> str:
         """The command that goes on with this run, with the quota that is then left."""
@@ -59,6 +62,7 @@ class Request:
         words += [] if self.fallback else ["--no-fallback"]
         words += ["--extend"] if self.extend else []
         words += ["--processes", str(self.processes)] if self.processes > 1 else []
+        words += [word for axis in self.sweep for word in ("--sweep", axis)]
         return shlex.join([*words, *self.overrides])
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from outlast.loop.accel import Compute
 from outlast.loop.evaluate import predict
 from outlast.loop.samples import open_loader
 from outlast.loop.setup import Job, load_weights, model_hash
+from outlast.loop.teaching import open_teacher
 from outlast.loop.train import train
-from outlast.plan import extension, ledger
+from outlast.plan import extension, ledger, shared
 from outlast.plan.members import open_members, stages_named
+from outlast.plan.shared import Twin
 from outlast.save import store
 from outlast.save.format import read_weights
 from outlast.save.resume import choose
@@ -63,6 +65,8 @@ class Surroundings:
     words: Callable[[], str] = lambda: ""  # for the progress line
     warned: Callable[[str], None] = warn
     entered: Callable[[str | None], None] = lambda name: None  # told the stage that begins, None when it is left
+    twins: Mapping[str, Sequence[Twin]] = field(default_factory=dict)  # by stage: other cells of a sweep
+    took: Callable[[str, Path], None] = lambda name, run: None  # told a stage that was taken over, and from which run
     afterwards: tuple[str, ...] = ("report",)  # kinds of work that follow a stop, for which time is set aside
     progressed: bool = False  # whether this session has done anything that the next one need not do again
 
@@ -83,6 +87,12 @@ def run(around: Surroundings, only: str | None = None) -> str | None:
         identity = ledger.stage_identity(stage, config, fingerprint, around.run)
         folder = around.run / stage.name
         if ledger.done(folder, identity):
+            continue
+        twin = shared.take(folder, identity, around.twins[stage.name]) if stage.name in around.twins else None
+        if twin is not None:
+            around.progressed = True
+            around.took(stage.name, twin.run)
+            around.finished()
             continue
         reason = _reason_to_stop(around, *_AT_ONCE[type(stage)])
         if reason:
@@ -164,12 +174,14 @@ def check_progress(stages: Sequence[Stage], run: Path) -> None:
 
 def _train(stage: Train, folder: Path, identity: str, around: Surroundings, began: float) -> str | None:
     examples = around.examples[stage.learner.name]
+    needs = {name: around.run / name for name in stage.needs}
+    trained = partial(_trained, stage, around)
     with open_loader(stage.learner, stage.config, examples, around.scratch, around.compute, around.cores) as loader:
         job = Job(
             stage=stage,
             folder=folder,
             examples=examples,
-            needs={name: around.run / name for name in stage.needs},
+            needs=needs,
             loader=loader,
             compute=around.compute,
             record={**around.record, "stage": stage.name, "stage_identity": identity},
@@ -181,7 +193,8 @@ def _train(stage: Train, folder: Path, identity: str, around: Surroundings, bega
             warned=around.warned,
             afterwards=around.afterwards,
             words=around.words,
-            trained=partial(_trained, stage, around),
+            trained=trained,
+            teacher=cache(partial(open_teacher, stage, Inputs(examples.facts, needs), trained, around.compute.device)),
         )
         outcome = train(job)
     around.progressed |= outcome.advanced or outcome.stopped is None

@@ -25,9 +25,9 @@ from outlast.data.split import freeze
 from outlast.data.table import Examples
 from outlast.env import bounds, device, host, signals
 from outlast.env.host import Host
-from outlast.errors import OutlastError, RunError
+from outlast.errors import NoTimeError, OutlastError
 from outlast.loop.accel import Compute, check_precision, set_up, with_threads
-from outlast.plan import disk, extension, folder, ledger, limits, preflight, record, runner, sources
+from outlast.plan import disk, extension, folder, ledger, limits, preflight, record, runner, shared, sources
 from outlast.plan.mirroring import copies, open_mirror
 from outlast.plan.request import Request, beginnings, check_usage
 from outlast.report import page
@@ -81,14 +81,14 @@ def run_session(asked: Request) -> dict[str, Any]:
     accelerator = device.detect()
     if asked.preset is None:
         say(f"preset {preset!r}, because this machine computes with {accelerator.name}; choose another with --preset")
-    if compute.processes == 1 and accelerator.count > 1:
+    if compute.processes == 1 and accelerator.count > 1 and not asked.twins:
         all_of_them = replace(asked, processes=accelerator.count).command(run, preset)
         warn(f"this machine has {accelerator.count} GPUs, and one process uses one; all are used by\n  {all_of_them}")
     busy = f"another process is training in {run}"
     with locked(run.parent / f".{run.name}.lock", busy) if compute.main else contextlib.nullcontext():
         mirror = open_mirror(asked.mirror, run, asked.resume) if asked.mirror and compute.main else None
         compute.wait()
-        deadline = asked.deadline or limits.deadline(asked, machine, run, began)
+        deadline = asked.deadline or limits.deadline(asked, machine, record.seconds_spent(run), began)
         if config.train.threads is None and (threads := folder.threads_so_far(run, machine)) is not None:
             compute = with_threads(compute, threads)
         changed = folder.check_run(run, task, config, asked, preset)
@@ -109,11 +109,19 @@ def run_session(asked: Request) -> dict[str, Any]:
             [list(task.stages(each)) for each in record.earlier(run, config, changed)] if changed is not None else []
         )
         extension.check(plan, earlier, examples, run)
+        taken = [name for name, twins in asked.twins.items() if shared.expected(run / name, twins)]
         sizes = runner.check_models(
-            plan, examples, run, begun=exists, start_from=beginnings(plan, asked), processes=compute.processes
+            [stage for stage in plan if stage.name not in taken],
+            examples,
+            run,
+            begun=exists,
+            start_from=beginnings(plan, asked),
+            processes=compute.processes,
         )
         limit_gigabytes = config.saving.disk_limit_gigabytes
-        space, scarce = disk.check(plan, sizes, run, machine, limit_gigabytes, begun=exists, only=asked.stage)
+        space, scarce = disk.check(
+            plan, sizes, run, machine, limit_gigabytes, begun=exists, only=asked.stage, taken=taken
+        )
         folder.set_aside(run, asked.resume, compute)
         session = Session(
             task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,
@@ -171,7 +179,7 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
             stop=lambda: request.reason, start_from=beginnings(session.plan, asked), earlier=session.earlier,
             noted=noted, finished=copy.offer, words=copy.words, afterwards=("report", *copy.afterwards),
             warned=lambda sentence: _warn(kept, sentence),
-            entered=kept.enter,
+            entered=kept.enter, twins=asked.twins, took=kept.take_over,
         )  # fmt: skip
         try:
             stopped = runner.run(around, asked.stage)
@@ -192,7 +200,7 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
         not_mirrored = copy.finish(session.deadline)
         compute.wait()
     if stopped == session.deadline.reason and not around.progressed:
-        raise RunError(
+        raise NoTimeError(
             f"the session ended before anything could be done: the {stopped} left too little for getting ready "
             f"(reading the data, building the model) and for the {format_duration(_reserve(durations))} set aside",
             hint=f"give more with --{stopped.replace(' ', '-')}",

@@ -107,7 +107,7 @@ def _row(run: Collected, mixed: set[str]) -> dict[str, Any]:
             for stage in run.trained
             if stage.best
         },
-        "metrics": _metrics(run),
+        "metrics": metrics(run),
         "epochs": {stage.name: stage.rows[-1].get("epoch") for stage in run.trained if stage.rows},
         "train_seconds": {stage.name: _seconds(run, stage.name) for stage in run.trained},
         "gpu_hours": sum((session.seconds or 0.0) * session.processes for session in spent) / 3600,
@@ -122,7 +122,7 @@ def _capitals(pair: tuple[str, str]) -> str:
     return (used if used == wanted else f"{used} (wanted {wanted})").upper()
 
 
-def _metrics(run: Collected) -> dict[str, float]:
+def metrics(run: Collected) -> dict[str, float]:
     """{"test accuracy": value}; where a run scored several stages on a split, with the stage's name behind it."""
     splits = [scores.split for scores in run.scores]
     found = {}

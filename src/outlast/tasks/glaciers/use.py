@@ -90,6 +90,7 @@ def sidecar(config: GlaciersConfig, facts: Mapping[str, Any], rung: str) -> dict
         "model": {"name": rung, "settings": config.model.model_dump(mode="json"), "members": list(config.members)},
         "input": {
             "layout": "NCHW float32, raw band values, NaN where nothing was observed",
+            "shape": ["batch", facts["channels"], "height", "width"],
             "bands": list(facts["used_bands"]),
             "texture": {"band": config.bands.texture_band, **config.bands.glcm.model_dump()}
             if config.bands.texture
