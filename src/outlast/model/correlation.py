@@ -161,7 +161,7 @@ def _backward(
         of_chunk = _scattered(pairs, first, min(number, windows.rows - first), windows, parts)
         if of_chunk is not None:
             correlation_windows.add_products_gradient(gradients, parts, windows, first, of_chunk)
-    gradient_CHW = correlation_windows.joined(gradients, features_CHW, windows.stride)
+    gradient_CHW = correlation_windows.joined(gradients, features_CHW, windows)
     return gradient_CHW if valid_HW is None else torch.where(valid_HW, gradient_CHW, 0)
 
 
@@ -231,7 +231,8 @@ def _better(best: _Best, scores: Tensor, distances: range, downwards: bool, wind
     scores = scores.view(windows.number, -1)
     top = best.scores.shape[1]
     rows = (~(scores.amax(dim=1) <= best.scores[:, -1])).nonzero()[:, 0]  # NaN is better
-    for some in torch.split(rows, max(1, len(scores) // 8)):
+    at_once = max(len(scores) // 8, _CACHE_BYTES // (scores.shape[1] * scores.element_size()), 1)
+    for some in torch.split(rows, at_once):
         values, places = scores[some].topk(min(top, scores.shape[1]))
         distance = places // windows.columns + distances.start
         row = some[:, None] // windows.columns + (distance if downwards else -distance)
@@ -295,7 +296,7 @@ def _distances_at_once(parts: list[Part], settings: _Settings) -> int:
     height, width = (max(part.features.shape[axis] for part in parts) for axis in (0, 1))
     # The parts, what padding was set to 0 in, their gradient; some ten numbers for each match.
     features = 3 * sum(part.features.numel() for part in parts) * item
-    fixed = features + 80 * windows.number * settings.top
+    fixed = features + 80 * windows.number * settings.top + _CACHE_BYTES
     # The products (and those of another part) and their scores, of which a part may be sorted at a time.
     each = (2 + (len(parts) > 1)) * height * windows.columns**2 * item
     each += windows.rows * windows.columns**2 * item // 4 + 4 * width**2 * item

@@ -65,22 +65,21 @@ def split(features_CHW: Tensor, windows: Windows, dtype: torch.dtype) -> list[Pa
     ]
 
 
-def joined(parts: list[Part], like_CHW: Tensor, stride: int) -> Tensor:
+def joined(parts: list[Part], like_CHW: Tensor, windows: Windows) -> Tensor:
     """The map of which these are the parts, 0 where no window reaches."""
     features_CHW = torch.zeros_like(like_CHW)
     for part in parts:
-        height, width = part.features.shape[:2]
-        by_residue = part.features.view(height, width, part.last_y - part.first_y, part.last_x - part.first_x, -1)
-        for y in range(part.first_y, part.last_y):
-            for x in range(part.first_x, part.last_x):
-                values = by_residue[:, :, y - part.first_y, x - part.first_x].permute(2, 0, 1)
-                features_CHW[:, y::stride, x::stride][:, :height, :width] = values
+        residues = _residues(features_CHW, part[:4], (part.rows, part.columns), windows)
+        height, width, _ = part.features.shape
+        by_residue = part.features.view(height, width, residues.shape[3], residues.shape[0], residues.shape[4])
+        residues.copy_(by_residue.permute(3, 0, 1, 2, 4))
     return features_CHW
 
 
 def squared_norms(parts: list[Part]) -> Tensor:
     """(rows, columns) of the windows."""
-    return torch.stack([_box(part.features.square().sum(dim=2), part.rows, part.columns) for part in parts]).sum(dim=0)
+    boxes = [_box(torch.linalg.vector_norm(part.features, dim=2).square(), part.rows, part.columns) for part in parts]
+    return torch.stack(boxes).sum(dim=0)
 
 
 def add_squared_norms_gradient(gradients: list[Part], parts: list[Part], of_norms: Tensor) -> None:
@@ -144,15 +143,19 @@ def _gathered(
     windows: Windows,
     dtype: torch.dtype,
 ) -> Tensor:
+    # The order of the channels is ours to choose, and this one is copied fastest.
+    values = _residues(features_CHW, residues, held, windows).permute(1, 2, 3, 0, 4)
+    return torch.empty(values.shape, dtype=dtype, device=values.device).copy_(values).flatten(2)
+
+
+def _residues(
+    features_CHW: Tensor, residues: tuple[int, int, int, int], held: tuple[int, int], windows: Windows
+) -> Tensor:
+    """The positions of these residues as a view (channels, height, width, rows, columns)."""
     first_y, last_y, first_x, last_x = residues
     height, width = windows.rows + held[0] - 1, windows.columns + held[1] - 1
-    shape = (height, width, last_y - first_y, last_x - first_x, len(features_CHW))
-    gathered = torch.empty(shape, dtype=dtype, device=features_CHW.device)
-    for y in range(first_y, last_y):
-        for x in range(first_x, last_x):
-            values = features_CHW[:, y :: windows.stride, x :: windows.stride][:, :height, :width]
-            gathered[:, :, y - first_y, x - first_x] = values.permute(1, 2, 0)
-    return gathered.view(height, width, -1)
+    rows = features_CHW[:, first_y:, first_x:].unfold(1, last_y - first_y, windows.stride)[:, :height]
+    return rows.unfold(2, last_x - first_x, windows.stride)[:, :, :width]
 
 
 def _box(values_HW: Tensor, rows: int, columns: int) -> Tensor:
