@@ -199,6 +199,17 @@ def test_autocast_changes_nothing() -> None:
     assert torch.equal(*grads)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_gradient_of_half_precision_is_that_of_float32_rounded(dtype: torch.dtype) -> None:
+    half = features((10, 12), dtype)
+    grads = []
+    for image in (half.requires_grad_(), half.detach().float().requires_grad_()):
+        values = self_correlation(image, top=2, patch=3).values
+        grads.append(torch.autograd.grad(values.float().sum(), image)[0])
+    assert grads[0].dtype == dtype
+    torch.testing.assert_close(grads[0].float(), grads[1], rtol=BOUNDS[dtype], atol=1e-5 * float(grads[1].abs().max()))
+
+
 def test_half_precision_sums_do_not_overflow() -> None:
     image = torch.full((1, 400, 12, 12), 20.0, dtype=torch.float16)  # a window's squared norm is 640,000
     matches = self_correlation(image, top=1, patch=2, radius=2)

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from outlast.errors import ModelError
 from outlast.model import correlation_windows
+from outlast.model.correlation_search import SORTED_BYTES, Best, better, ordered, scattered, scores_of
 from outlast.model.correlation_windows import Part, Windows
 
 _CACHE_BYTES = 2**20  # of the products of one row: what is summed right after it was multiplied
@@ -73,13 +74,6 @@ class _Settings(NamedTuple):
     budget_bytes: int
 
 
-class _Best(NamedTuple):
-    """The best scores (windows, top) so far and the numbers of the windows that have them."""
-
-    scores: Tensor
-    keys: Tensor
-
-
 class _SelfCorrelation(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -124,13 +118,13 @@ def _forward(features_CHW: Tensor, valid_HW: Tensor | None, settings: _Settings)
     excluded = _excluded(valid_HW, windows)
     shape = (windows.number, settings.top)
     lowest = torch.finfo(weights.dtype).min
-    best = _Best(weights.new_full(shape, lowest), torch.zeros(shape, dtype=torch.long, device=weights.device))
+    best = Best(weights.new_full(shape, lowest), torch.zeros(shape, dtype=torch.long, device=weights.device))
     for first in range(0, windows.rows, number):
         distances = range(first, min(first + number, windows.rows))
         products = correlation_windows.products(parts, windows, first, len(distances))
         for downwards in (True, False):
-            scores = _scores(products, weights, excluded, distances, downwards, settings)
-            best = _better(best, scores, distances, downwards, windows)
+            scores = scores_of(products, weights, excluded, distances, downwards, windows, settings.radius)
+            best = better(best, scores, distances, downwards, windows)
             del scores  # before the next are made
     found = best.scores != lowest  # NaN was found
     if excluded is not None:
@@ -156,9 +150,9 @@ def _backward(
         of_norms = (of_norms * weights.square()).view(windows.rows, windows.columns)
         correlation_windows.add_squared_norms_gradient(gradients, parts, of_norms)
     of_products = of_values * weights[queries] * weights[keys]
-    pairs = _ordered(queries, keys, of_products, windows)
+    pairs = ordered(queries, keys, of_products, windows)
     for first in range(0, windows.rows, number):
-        of_chunk = _scattered(pairs, first, min(number, windows.rows - first), windows, parts)
+        of_chunk = scattered(pairs, first, min(number, windows.rows - first), windows, parts)
         if of_chunk is not None:
             correlation_windows.add_products_gradient(gradients, parts, windows, first, of_chunk)
     gradient_CHW = correlation_windows.joined(gradients, features_CHW, windows)
@@ -189,99 +183,6 @@ def _excluded(valid_HW: Tensor | None, windows: Windows) -> Tensor | None:
     return ~valid_HW.unfold(0, patch, stride).unfold(1, patch, stride).all(dim=3).all(dim=2)
 
 
-def _scores(
-    products: Tensor,
-    weights: Tensor,
-    excluded: Tensor | None,
-    distances: range,
-    downwards: bool,
-    settings: _Settings,
-) -> Tensor:
-    """(rows, columns, distances, columns): each window's products with those below (above), divided by their norms.
-
-    The window's own norm divides them all alike. The lowest number stands where there is no match.
-    """
-    rows, columns, stride = settings.windows.rows, settings.windows.columns, settings.windows.stride
-    place = torch.arange(columns, device=products.device) * stride
-    near_columns = (place[:, None] - place).abs() <= settings.radius
-    scores = torch.empty_like(products, memory_format=torch.contiguous_format)
-    lowest = torch.finfo(scores.dtype).min
-    for number, distance in enumerate(distances):
-        there = rows - distance
-        below, above = slice(distance, rows), slice(0, there)
-        if downwards:
-            queries, keys, of_pairs = above, below, products[:there, :, number]
-        else:
-            queries, keys, of_pairs = below, above, products[:there, :, number].transpose(1, 2)
-        of_distance = scores[:, :, number]
-        if distance == 0 and not downwards:  # those beside it were all taken as below
-            of_distance.fill_(lowest)
-            continue
-        of_distance[below if not downwards else above] = of_pairs * weights[keys, None]
-        of_distance[slice(there, rows) if downwards else slice(0, distance)] = lowest
-        if distance * stride <= settings.radius:
-            of_distance.masked_fill_(near_columns, lowest)
-        if excluded is not None:
-            of_distance[queries].masked_fill_(excluded[keys, None], lowest)
-    return scores
-
-
-def _better(best: _Best, scores: Tensor, distances: range, downwards: bool, windows: Windows) -> _Best:
-    """The best of those so far and of `scores`. Few windows find better ones late, and only those are sorted."""
-    scores = scores.view(windows.number, -1)
-    top = best.scores.shape[1]
-    rows = (~(scores.amax(dim=1) <= best.scores[:, -1])).nonzero()[:, 0]  # NaN is better
-    at_once = max(len(scores) // 8, _CACHE_BYTES // (scores.shape[1] * scores.element_size()), 1)
-    for some in torch.split(rows, at_once):
-        values, places = scores[some].topk(min(top, scores.shape[1]))
-        distance = places // windows.columns + distances.start
-        row = some[:, None] // windows.columns + (distance if downwards else -distance)
-        keys = row * windows.columns + places % windows.columns
-        values, order = torch.cat([best.scores[some], values], dim=1).topk(top)
-        best.scores[some] = values
-        best.keys[some] = torch.cat([best.keys[some], keys], dim=1).gather(1, order)
-    return best
-
-
-class _Pairs(NamedTuple):
-    """Pairs of windows, the upper (or left) one first, and the gradient of their product; each (number of pairs,)."""
-
-    upper: Tensor
-    lower: Tensor
-    gradient: Tensor
-
-
-def _ordered(queries: Tensor, keys: Tensor, gradient: Tensor, windows: Windows) -> tuple[_Pairs, _Pairs]:
-    """The pairs that were found downwards and those found upwards: none stands twice in the same of the two."""
-    counts = gradient != 0
-    downwards = counts & (keys // windows.columns >= queries // windows.columns)
-    upwards = counts & ~downwards
-    return (
-        _Pairs(queries[downwards], keys[downwards], gradient[downwards]),
-        _Pairs(keys[upwards], queries[upwards], gradient[upwards]),
-    )
-
-
-def _scattered(
-    pairs: tuple[_Pairs, _Pairs], first: int, number: int, windows: Windows, parts: list[Part]
-) -> Tensor | None:
-    """The gradient of `products`, with the rows that `add_products_gradient` wants; None if it is all 0."""
-    height = max(len(part.features) for part in parts)
-    columns = windows.columns
-    chunk = None
-    for upper, lower, gradient in pairs:
-        distance = lower // columns - upper // columns - first
-        here = (distance >= 0) & (distance < number)
-        if not here.any():
-            continue
-        if chunk is None:
-            chunk = gradient.new_zeros(height, columns, number, columns)
-        upper, lower, distance = upper[here], lower[here], distance[here]
-        where = (upper // columns, upper % columns, distance, lower % columns)
-        chunk[where] += gradient[here]  # no place stands there twice, so this repeats on CUDA
-    return chunk
-
-
 def _summed_by_key(share: Tensor, keys: Tensor, number: int) -> Tensor:
     summed = share.new_zeros(number)
     if summed.is_cuda:  # of the two, each device has one that adds in the same order every time
@@ -296,7 +197,7 @@ def _distances_at_once(parts: list[Part], settings: _Settings) -> int:
     height, width = (max(part.features.shape[axis] for part in parts) for axis in (0, 1))
     # The parts, what padding was set to 0 in, their gradient; some ten numbers for each match.
     features = 3 * sum(part.features.numel() for part in parts) * item
-    fixed = features + 80 * windows.number * settings.top + _CACHE_BYTES
+    fixed = features + 80 * windows.number * settings.top + SORTED_BYTES
     # The products (and those of another part) and their scores, of which a part may be sorted at a time.
     each = (2 + (len(parts) > 1)) * height * windows.columns**2 * item
     each += windows.rows * windows.columns**2 * item // 4 + 4 * width**2 * item
