@@ -121,7 +121,7 @@ def cpu() -> WildfiresConfig:
 
 
 def t4() -> WildfiresConfig:
-    """One session on a free GPU: the full student, a teacher over EfficientNet's sizes. Not measured yet."""
+    """One session on a free GPU: the full student, resnet18 as its teacher, half precision. Not measured yet."""
     return WildfiresConfig(
         data=WildfiresData(image_size=160, epoch_pairs=2048),
         teacher=Teacher(name="resnet18", train=_training(50, 3e-4, batch_size=64)),
