@@ -17,7 +17,17 @@ from outlast.report.formats import count, finite, number, percent, shorten, titl
 from outlast.report.look import Look, Theme, new_figure, quiet_axes, save, style
 from outlast.report.records import Collected, Scores
 
-TABLE = ("iou", "f1", "precision", "recall", "mcc", "class_mcc", "pixels", "images")  # the columns of a class table
+TABLE = (
+    "iou",
+    "f1",
+    "precision",
+    "recall",
+    "auc",
+    "mcc",
+    "class_mcc",
+    "pixels",
+    "images",
+)  # columns of a class table
 NUMBERED = 40  # classes up to which the cells carry numbers
 SCORED = (("precision", "s"), ("recall", "D"))  # drawn as marks beside the bar, which is f1
 
@@ -132,7 +142,7 @@ def per_class_finding(scores: Scores) -> str:
 def class_table(
     run: Collected, scores: Scores, look: Look | None = None, title: str | None = "Scores per class"
 ) -> bytes | None:
-    """Every class in a row with IoU, F1, precision, recall and MCC as numbers over faint bars."""
+    """Every class in a row with IoU, F1, precision, recall, AUC and MCC as numbers over faint bars."""
     look = look or Look()
     columns = table_columns(scores)
     if not columns:

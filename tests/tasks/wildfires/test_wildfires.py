@@ -233,6 +233,17 @@ def test_early_stopping_is_on_in_every_training_of_every_preset():
             assert stage.config.train.patience_epochs == 5
 
 
+def test_a_model_that_says_no_to_everything_at_one_half_still_has_a_score_that_tells_good_from_bad():
+    labels = torch.tensor([[1.0, 0], [0, 0], [0, 1], [0, 0]])
+    scores = []
+    for logits in (labels - 5, 1 - labels - 5):
+        judge = learner.metric(configured().teacher_stage(), INPUTS.facts)
+        judge.update({"logits": logits}, {"labels": labels})
+        scores.append(judge.compute())
+    assert [score["macro_f1"] for score in scores] == [0, 0]
+    assert scores[0]["tuned_macro_f1"] == 1 > scores[1]["tuned_macro_f1"]
+
+
 def test_small_sets_are_shown_again_within_an_epoch_each_time_cut_anew(data):
     config = configured("data.epoch_pairs=100").teacher_stage()
     found: Examples = learner.examples(config, {"data": data})

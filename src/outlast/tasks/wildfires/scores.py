@@ -136,8 +136,9 @@ def _short(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _for_report(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Means as they are, and both labels as rows."""
+    """Means as they are, and both labels as rows. All F1 are of tuned thresholds: the score that trainings go by."""
     scalars = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    scalars["tuned_macro_f1"] = metrics["macro_f1"]
     rows = {label: {**metrics[label], "images": metrics[label]["support"]} for label in CLASSES}
     return {**scalars, "per_class": rows}
 
