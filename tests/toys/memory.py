@@ -97,6 +97,6 @@ TASK = Task(
     presets={"smoke": smoke},
     learners={"memory": LEARNER},
     stages=lambda config: [Train("train", LEARNER, config)],
-    deliver=lambda config: dataclasses.replace(plan.TASK.deliver(config), model="train"),
+    deliver=lambda config: dataclasses.replace(plan.TASK.deliver(config), models=("train",)),
     synthetic=plan.synthetic,
 )
