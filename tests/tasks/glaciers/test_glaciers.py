@@ -71,6 +71,10 @@ def test_a_run_judges_the_tiles_that_it_did_not_train_on(run):
         assert sum(shares) == pytest.approx(1), "the shares of the classes that the epoch really showed"
         assert line["train_weight_mcc"] == pytest.approx(0.25)
         assert 0 <= line["val_iou_ice"] <= 1
+    mix = metrics["sampling"]["finetune"]
+    assert sum(share["wanted"] for share in mix.values()) == pytest.approx(1)
+    assert sum(share["shown"] for share in mix.values()) == pytest.approx(1)
+    assert mix["debris"]["shown"] > 0.07, "more than the 0.066 of all pixels, though a crop is a whole tile here"
     assert "Predictions next to truth" in (run / "report.html").read_text()
 
 

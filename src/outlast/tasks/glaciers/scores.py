@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from outlast.base.files import write_json
+from outlast.base.log import say
 from outlast.data.pictures import composite, errors_by_distance, write_boundary, write_examples
 from outlast.data.shards import read_shards
 from outlast.data.table import Examples
@@ -35,9 +37,36 @@ def score(work: Work) -> Mapping[str, Any]:
     if tested.tiles:
         document["test"] = {"images": tested.tiles, "metrics": tested.metrics, "confusion": tested.confusion.tolist()}
         result |= {f"test_{name}": value for name, value in tested.summary().items()}
+    document["sampling"] = mix = _mix(work)
+    for name, shares in mix.items():
+        say(
+            f"{name} was shown "
+            + ", ".join(f"{k} {v['shown']:.0%} (wanted {v['wanted']:.0%})" for k, v in shares.items())
+        )
     write_json(work.out / "metrics.json", document)
     _draw(work, judged)
     return result
+
+
+def _mix(work: Work) -> dict[str, dict[str, dict[str, float]]]:
+    """{training: {class: {"wanted", "shown"}}}: the mix of pixels that the sampler aimed at, and the mean it reached.
+
+    A crop shows more than the class that it was made for, so that the two differ; a class that is nowhere has no share.
+    """
+    if not work.config.sampling.balanced:
+        return {}
+    wanted = work.config.sampling.shares()
+    found = {}
+    for path in sorted(work.inputs["test"].parent.glob("finetune*/metrics.jsonl")):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        shown = {name: float(np.mean([line[f"train_share_{name}"] for line in lines])) for name in CLASSES}
+        there = sum(wanted[number] for number, name in enumerate(CLASSES) if shown[name] > 0)
+        found[path.parent.name] = {
+            name: {"wanted": wanted[number] / there, "shown": shown[name]}
+            for number, name in enumerate(CLASSES)
+            if shown[name] > 0
+        }
+    return found
 
 
 class _Scored:
