@@ -139,9 +139,10 @@ def test_a_transformer_of_patches_alone_is_two_towers() -> None:
     "name", ["regnetx_002", "densenet121", "convnext_tiny", "mobilenetv4_conv_small", "efficientformerv2_s0", "vgg11"]
 )
 def test_any_timm_model_falls_into_one_of_the_kinds(name: str) -> None:
-    with torch.device("meta"):
-        model = DualBranch(DualSettings(name=name))
-        outputs = model(torch.empty(2, 3, 224, 224), torch.empty(2, 1, 224, 224))
+    # Making a RegNet asks for the unique widths of its stages, which torch 2.10 can't tell on the meta device.
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+        model = DualBranch(DualSettings(name=name)).eval()
+        outputs = model(torch.zeros(2, 3, 224, 224), torch.zeros(2, 1, 224, 224))
     assert outputs["features"].shape == (2, model.features)
 
 
