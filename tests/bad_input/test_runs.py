@@ -329,7 +329,7 @@ def test_a_cache_of_another_version_is_made_anew(trained, command, monkeypatch, 
     assert len(meta.read_text()) > len(content)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model", "model.bin"])
+@pytest.mark.parametrize("name", ["model.tflite", "model", "model.bin"])
 def test_export_to_an_unknown_format_is_refused_with_the_known_ones(trained, refused, tmp_path, name):
     refused("export", trained[0], "--to", tmp_path / name, names=[name, ".safetensors, .pth"], code=2, keeps=trained[0])
     assert not (tmp_path / name).exists()

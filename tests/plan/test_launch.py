@@ -197,16 +197,16 @@ def test_every_argument_of_train_has_a_word_that_the_command_line_knows(monkeypa
     asked = {
         name: values.get(name, stand_ins.get(type(item.default), lambda name: f"value-of-{name}")(name))
         for name, item in inspect.signature(outlast.train).parameters.items()
-        if name not in ("task", "processes")
+        if name not in ("task", "processes", "sweep")  # a sweep with several processes is refused
     }
     outlast.train("toys.plan", processes=2, **asked)
     _, module, name, *words = handed["command"]
     assert (module, name, words[0]) == ("-m", "outlast", "train")
 
     seen = {}
-    monkeypatch.setattr("outlast.api.train", lambda task, **given: seen.update(given, task=task) or {})
+    monkeypatch.setattr("outlast.api.train", lambda task, **given: {"status": seen.update(given, task=task)})
     cli.app(words, standalone_mode=False)
-    assert seen.pop("processes") == 1
+    assert (seen.pop("processes"), seen.pop("sweep")) == (1, ())
     assert (seen.pop("task"), seen.pop("data")) == ("toys.plan", ["data=leaves", "other=more"])
     del asked["data"], asked["deadline"]
     assert {name: str(value) for name, value in seen.items()} == {name: str(value) for name, value in asked.items()}
