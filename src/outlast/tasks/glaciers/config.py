@@ -11,8 +11,8 @@ from outlast.data.segment_augment import SegmentAugmentation
 from outlast.data.texture import Texture
 from outlast.model.objective import PHASE_A, PHASE_B, SegmentationLoss
 from outlast.model.segmenter_settings import SegmenterSettings
+from outlast.tasks.glaciers.layout import CLASSES
 
-CLASSES = ("background", "ice", "debris", "lake")
 Share = Annotated[float, Field(ge=0, le=1)]
 Tta = Literal["none", "flips", "dihedral"]
 

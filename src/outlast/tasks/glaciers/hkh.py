@@ -19,10 +19,10 @@ import pandas as pd
 from outlast.data.table import Examples
 from outlast.errors import ConfigError, DataError, listed
 from outlast.tasks.glaciers.hkh_pairs import INDEX, Pair, find_pairs, refuse, subset
-from outlast.tasks.glaciers.hkh_patch import IGNORED, Measured, bits_of, classes_of, open_pair
+from outlast.tasks.glaciers.hkh_patch import Measured, bits_of, classes_of, open_pair
 from outlast.tasks.glaciers.hkh_scan import measure_all
+from outlast.tasks.glaciers.layout import CLASSES, IGNORED
 
-CLASSES = ("background", "ice", "debris", "lake")
 ABSENT_CLASSES = ("lake",)
 HKH_CHANNELS = (
     "blue", "green", "red", "nir", "swir1", "thermal_low", "thermal_high", "swir2", "pan", "bqa", "ndvi", "ndsi",

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from outlast.errors import DataError
 
 ICE, DEBRIS = 1, 2  # classes; 0 is background
-IGNORED = 255
 _ROWS = 64  # of a patch that are worked on at a time: they fit a processor's cache
 
 

@@ -34,7 +34,8 @@ from outlast.model.segmenter_settings import rungs as ladder
 from outlast.model.transfer import transfer
 from outlast.task import DATA, Inputs, Learner, Trained
 from outlast.tasks.glaciers import hkh, tiles
-from outlast.tasks.glaciers.config import CLASSES, GlaciersConfig
+from outlast.tasks.glaciers.config import GlaciersConfig
+from outlast.tasks.glaciers.layout import CLASSES
 
 Batch = dict[str, Tensor]
 _HEAD = "net.boundary."  # what only the loss on boundaries needs

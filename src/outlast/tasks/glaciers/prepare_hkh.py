@@ -30,7 +30,7 @@ from rasterio.windows import Window as Area
 from outlast.base.files import locked, read_json, sweep, write_bytes, write_json, write_text
 from outlast.base.log import Progress, say
 from outlast.errors import DataError, OutlastError, SaveError
-from outlast.tasks.glaciers.hkh import CLASSES, STATISTICS, sensing
+from outlast.tasks.glaciers.hkh import STATISTICS, sensing
 from outlast.tasks.glaciers.hkh_geography import Window
 from outlast.tasks.glaciers.hkh_pairs import INDEX, PLAN
 from outlast.tasks.glaciers.hkh_patch import bits_of, measure
@@ -46,6 +46,7 @@ from outlast.tasks.glaciers.hkh_plan import (
     make_plan,
     read_labels,
 )
+from outlast.tasks.glaciers.layout import CLASSES
 
 JOURNAL = "journal.jsonl"  # a line for every window that is done
 _CACHE_BYTES = 256 * 2**20  # of decoded blocks that GDAL may keep; its own default is a part of the machine's memory

@@ -18,7 +18,7 @@ from outlast.data.table import Examples
 from outlast.model.segmentation_metrics import confusion_matrix, segmentation
 from outlast.task import Work
 from outlast.tasks.glaciers import tiles
-from outlast.tasks.glaciers.config import CLASSES
+from outlast.tasks.glaciers.layout import CLASSES
 
 _PICTURES = 6
 

@@ -20,7 +20,8 @@ from outlast.data.raster import write_geotiff
 from outlast.errors import DataError, listed
 from outlast.model.mosaic import ALL, FLIPS, ensemble, predict_scene, tta
 from outlast.task import Member, Scenes, Solution
-from outlast.tasks.glaciers.config import CLASSES, GlaciersConfig
+from outlast.tasks.glaciers.config import GlaciersConfig
+from outlast.tasks.glaciers.layout import CLASSES
 from outlast.tasks.glaciers.learner import TEXTURES, deploy, textures
 from outlast.tasks.glaciers.scenes import Scene, find_scenes
 
