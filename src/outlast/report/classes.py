@@ -17,6 +17,7 @@ from outlast.report.formats import count, finite, number, percent, shorten, titl
 from outlast.report.look import Look, Theme, new_figure, quiet_axes, save, style
 from outlast.report.records import Collected, Scores
 
+COSTS = ("parameters", "megabytes", "milliseconds")  # no scores: they have no bars
 TABLE = (
     "iou",
     "f1",
@@ -27,7 +28,11 @@ TABLE = (
     "class_mcc",
     "pixels",
     "images",
-)  # columns of a class table
+    "macro_f1",
+    "macro_auc",
+    "exact_match",
+    *COSTS,
+)  # columns of a class table, whose rows may be models too
 NUMBERED = 40  # classes up to which the cells carry numbers
 SCORED = (("precision", "s"), ("recall", "D"))  # drawn as marks beside the bar, which is f1
 
@@ -166,7 +171,7 @@ def class_table(
             axes.text(right, 0, said, ha="right", va="center", fontsize=8.5, color=theme.muted)
             for row, (_, values) in enumerate(rows, start=1):
                 known = finite(values.get(column))
-                if known is not None and 0 <= known <= 1:
+                if known is not None and 0 <= known <= 1 and column not in COSTS:
                     width = (each - 0.16) * known
                     axes.barh(row + 0.36, width, 0.1, left=right - each + 0.16, color=theme.train, alpha=0.55)
                 ink = theme.muted if known is None else theme.text

@@ -113,10 +113,10 @@ def smoke() -> WildfiresConfig:
 def cpu() -> WildfiresConfig:
     """At most 15 minutes on two cores: small images, a small teacher, a narrow student."""
     return WildfiresConfig(
-        data=WildfiresData(image_size=64, epoch_pairs=512),
-        teacher=Teacher(name="resnet18", train=_training(20, 5e-4)),
+        data=WildfiresData(image_size=64, epoch_pairs=1024),
+        teacher=Teacher(name="resnet18", train=_training(12, 5e-4)),
         student=StudentSettings(width=16, dropout=0.2),
-        train=_training(30, 1e-3),
+        train=_training(20, 1e-3),
     )
 
 
