@@ -93,7 +93,8 @@ def confusion_finding(scores: Scores) -> str:
             f" Most often, {scores.classes[truth]} was taken for {scores.classes[predicted]}"
             f" ({count(int(wrong.max()))} of {count(int(counts[truth].sum()))})."
         )
-    return text
+    empty = [name for name, total in zip(scores.classes, counts.sum(axis=1), strict=True) if total == 0]
+    return text + (f" Of {', '.join(empty)} there are no {scores.unit}." if empty else "")
 
 
 def per_class_bars(
