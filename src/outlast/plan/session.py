@@ -27,7 +27,7 @@ from outlast.env import bounds, device, host, signals
 from outlast.env.host import Host
 from outlast.errors import NoTimeError, OutlastError
 from outlast.loop.accel import Compute, check_precision, set_up, with_threads
-from outlast.plan import disk, extension, folder, ledger, limits, preflight, record, runner, shared, sources
+from outlast.plan import carry, disk, extension, folder, ledger, limits, preflight, record, runner, shared, sources
 from outlast.plan.mirroring import copies, open_mirror
 from outlast.plan.request import Request, beginnings, check_usage
 from outlast.report import page
@@ -97,6 +97,8 @@ def run_session(asked: Request) -> dict[str, Any]:
         host.make_scratch(machine)
         plan = list(task.stages(config))
         folder.check_stage(plan, asked.stage, run if exists else None)
+        if exists:
+            carry.check_here(run, plan, asked.stage)
         if asked.resume == "must":
             runner.check_progress(plan, run)
         examples = sources.examples_of(
