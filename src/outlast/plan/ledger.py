@@ -21,6 +21,7 @@ from outlast.task import Call, Predict, Rows, Stage, Train, needed
 RECORD = "stage.json"
 PROGRESS = "progress.json"  # under which identity an unfinished stage was begun
 ELSEWHERE = "elsewhere"  # in a record: outputs that were not carried here (`outlast pack`); they count by their hashes
+KEPT = "kept"  # what the function of an unfinished call has done so far
 _KINDS = {Train: "train", Predict: "predict", Call: "call"}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from outlast import task as tasks
 from outlast.base.clock import Deadline, Durations, careful_guess, format_duration
-from outlast.base.files import locked, sha256, sweep
+from outlast.base.files import locked, put_back, sha256, sweep
 from outlast.base.log import quiet, say, warn
 from outlast.config.identity import Changes, digest, lines
 from outlast.config.load import resolve
@@ -147,6 +147,7 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
         changed=session.changed, at=extension.standing(session.plan, run) if session.changed else {},
     )  # fmt: skip
     if compute.main:
+        put_back(run)
         sweep(run)
         for name, item in session.examples.items():
             path = run / sources.split_name(name, session.examples)

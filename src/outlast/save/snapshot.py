@@ -63,7 +63,7 @@ def take(run: Path) -> Snapshot:
 
 
 def progress(run: Path, *, verify: bool = False) -> Facts:
-    """How far each stage of a run is: its newest checkpoint (or number of finished shards), and whether it is done.
+    """How far each stage of a run is: its newest checkpoint (or number of finished shards or units), and if it is done.
 
     With `verify` only what still has the contents that were recorded counts.
     """
@@ -96,7 +96,7 @@ def _progress_of(stage: Path, verify: bool) -> dict[str, Any]:
     checkpoints = stage / "checkpoints"
     newest = store.newest(checkpoints, []) if verify else None
     folder = newest.folder if newest else None if verify else _newest_complete(checkpoints)
-    step = int(folder.name.partition("-")[2]) if folder else sum(1 for _ in stage.glob("part-*.safetensors"))
+    step = _step(folder) if folder else sum(1 for _ in (*stage.rglob("part-*.safetensors"), *stage.glob("kept/[!.]*")))
     return {"step": step, "finished": False}
 
 
