@@ -94,8 +94,13 @@ def _progress_of(stage: Path, verify: bool) -> dict[str, Any]:
     checkpoints = stage / "checkpoints"
     newest = store.newest(checkpoints, []) if verify else None
     folder = newest.folder if newest else None if verify else _newest_complete(checkpoints)
-    step = int(folder.name.partition("-")[2]) if folder else sum(1 for _ in stage.glob("part-*.safetensors"))
+    step = int(folder.name.partition("-")[2]) if folder else _shards(stage)
     return {"step": step, "finished": False}
+
+
+def _shards(stage: Path) -> int:
+    """Finished shards of a prediction; where each model predicts alone, they lie in a folder for each."""
+    return sum(1 for pattern in ("part-*", "*/part-*") for _ in stage.glob(f"{pattern}.safetensors"))
 
 
 def _is(path: Path, expected: str) -> bool:
