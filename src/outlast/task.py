@@ -379,13 +379,12 @@ def select(table: pd.DataFrame, rows: Rows) -> np.ndarray:
 
 
 def predictions(stage: Predict) -> list[tuple[str, tuple[str, ...], Rows]]:
-    """What a stage predicts: (folder below its own, models, rows); one entry, or one for each model. Raises TaskError."""
+    """What a stage predicts: (folder below its own, models, rows), all together or model by model. Raises TaskError."""
     if isinstance(stage.rows, Rows):
         return [("", stage.models, stage.rows)]
     if set(stage.rows) != set(stage.models):
-        raise TaskError(
-            f"the stage {stage.name!r} has rows of {', '.join(stage.rows)}, but its models are {', '.join(stage.models)}"
-        )
+        given, models = ", ".join(stage.rows), ", ".join(stage.models)
+        raise TaskError(f"the stage {stage.name!r} has rows of {given}, but its models are {models}")
     return [(model, (model,), stage.rows[model]) for model in stage.models]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -162,15 +161,15 @@ def alarms(config: StageConfig, facts: Mapping[str, Any], line: Mapping[str, Any
     wanted, shown = share_of_positives(config, facts), line.get("train_positives")
     if line["epoch"] == 1 and shown is not None and abs(shown - wanted) > _OFF_BALANCE:
         found.append(
-            f"{shown:.0%} of the samples of an epoch are malignant, where {wanted:.0%} were wanted: the folds hold very "
-            "different shares of them, or the sampler was changed"
+            f"{shown:.0%} of the samples of an epoch are malignant, where {wanted:.0%} were wanted: the folds hold "
+            "very different shares of them, or the sampler was changed"
         )
     if line["epoch"] == _LOOKED_AT:
         score, loss = line.get("val_pauc"), line.get("train_loss")
         if score is not None and score <= _CHANCE * 1.1:
             found.append(
-                f"pAUC is {score:.4f} after epoch {_LOOKED_AT}, which is chance ({_CHANCE:.2f}): are the labels those of "
-                "these images, does the model see them (weights, normalisation), is train.learning_rate far off?"
+                f"pAUC is {score:.4f} after epoch {_LOOKED_AT}, which is chance ({_CHANCE:.2f}): are the labels those "
+                "of these images, does the model see them (weights, normalisation), is train.learning_rate far off?"
             )
         if loss is not None and loss >= loss_at_start(config, facts):
             found.append(

@@ -7,8 +7,8 @@ Does not: look like any real skin closely enough to say anything about real lesi
 
 Each patient has a skin, a light and a way in which all moles look, so that a number says less alone than beside the
 patient's other lesions; a malignant one is larger, more ragged, less even and more colourful than those. Two columns
-give the answer away: `iddx_full`, known of training rows alone, and `nurse_note`, which is in both tables and which only
-leaks.json tells from an honest column.
+give the answer away: `iddx_full`, known of training rows alone, and `nurse_note`, which is in both tables: only
+leaks.json tells it from an honest column.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def _part(
 
 def _person(dice: Dice, number: int) -> dict[str, Any]:
     return {
-        "patient_id": f"IP_{number:05d}", "age": 5 * int(dice.one(5, 17)), "sex": ("female", "male")[int(dice.one(0, 2))],
+        "patient_id": f"IP_{number:05d}", "age": 5 * int(dice.one(5, 17)),
+        "sex": ("female", "male")[int(dice.one(0, 2))],
         "skin": np.array(_SKINS[int(dice.one(0, len(_SKINS)))]) * dice.one(0.92, 1.06),
         "mole": np.array(_MOLES[int(dice.one(0, len(_MOLES)))]) * dice.one(0.85, 1.2),
         "radius": dice.one(0.32, 0.62), "ragged": dice.one(0.05, 0.25), "uneven": dice.one(0.05, 0.3),
