@@ -103,6 +103,8 @@ class Learner:
     teach(config, teacher, batch)   what the teacher makes of a batch, without gradient; `step` finds it in its batch
     loss_at_start(config, facts)    the mean loss of a model that knows nothing, None if that is not known; without it,
                               ln(classes) where there is one label per sample
+    rates(config, model)      {beginning of parameters' names: their learning rate as a part of the others'}
+    alarms(config, facts, line)     sentences on what looks wrong after an epoch, and why; line: that of metrics.jsonl
     couples_batch             the loss is not a sum over samples: micro-batches change it; recorded, and warned of
     """
 
@@ -124,6 +126,8 @@ class Learner:
     teacher: Callable[[Any, Inputs, Mapping[str, Trained]], torch.nn.Module | None] | None = None
     teach: Callable[[Any, torch.nn.Module, Batch], Batch] | None = None
     loss_at_start: Callable[[Any, Mapping[str, Any]], float | None] | None = None
+    rates: Callable[[Any, torch.nn.Module], Mapping[str, float]] | None = None
+    alarms: Callable[[Any, Mapping[str, Any], Mapping[str, Any]], Sequence[str]] | None = None
     couples_batch: bool = False
 
 
@@ -154,13 +158,14 @@ Together = Callable[[Any, Sequence[Member], "Batch"], "Batch"]  # (config, membe
 class Predict:
     """A stage that runs the best models of the training stages `models` over rows, sharded, atomic and resumable.
 
+    rows: of all models together; or {model: its own rows}, where each model predicts alone, into a folder of its name.
     together: what several models give together (or one, with test-time augmentation); none: what the learner predicts
     with the only one. They are of one learner; rows, samples and facts are those of the first one's configuration.
     """
 
     name: str
     models: tuple[str, ...]
-    rows: Rows
+    rows: Rows | Mapping[str, Rows]
     outputs: tuple[str, ...]
     needs: tuple[str, ...] = ()
     together: Together | None = None
@@ -383,6 +388,16 @@ def select(table: pd.DataFrame, rows: Rows) -> np.ndarray:
     if rows.column not in table.columns:
         raise TaskError(f"the examples have no column {rows.column!r}", hint=f"they have: {', '.join(table.columns)}")
     return np.flatnonzero(table[rows.column].isin(rows.values).to_numpy()).astype(np.int64)
+
+
+def predictions(stage: Predict) -> list[tuple[str, tuple[str, ...], Rows]]:
+    """What a stage predicts: (folder below its own, models, rows), all together or model by model. Raises TaskError."""
+    if isinstance(stage.rows, Rows):
+        return [("", stage.models, stage.rows)]
+    if set(stage.rows) != set(stage.models):
+        given, models = ", ".join(stage.rows), ", ".join(stage.models)
+        raise TaskError(f"the stage {stage.name!r} has rows of {given}, but its models are {models}")
+    return [(model, (model,), stage.rows[model]) for model in stage.models]
 
 
 def topological(stages: Iterable[Stage]) -> list[Stage]:

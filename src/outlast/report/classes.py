@@ -23,6 +23,8 @@ TABLE = (
     "precision",
     "recall",
     "auc",
+    "pauc",
+    "best_epoch",
     "mcc",
     "class_mcc",
     "pixels",
