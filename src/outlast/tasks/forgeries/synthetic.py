@@ -75,9 +75,9 @@ def write(folder: Path, *, cases: int = 48, seed: int = 0) -> None:
 
 
 def paint(dice: Dice, case: int) -> Array:
-    """One authentic picture, uint8 (H, W, 3); kinds and sizes take turns."""
-    size = SIZES[case // len(KINDS) % len(SIZES)]
-    colour = KINDS[case % len(KINDS)](dice, size)
+    """One authentic picture, uint8 (H, W, 3). Kinds take turns, four cases each, so that they tell no label."""
+    size = SIZES[int(dice.one(0, len(SIZES)))]
+    colour = KINDS[case // 4 % len(KINDS)](dice, size)
     grain = dice.one(0.01, 0.03) * dice.bell(*size)
     return np.asarray(((colour + grain[..., None]).clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
@@ -119,14 +119,14 @@ def _cells(dice: Dice, size: tuple[int, int]) -> Array:
     """Bright cells of one kind on a dark ground, none of them a copy of another."""
     height, width = size
     body, kernel = np.zeros(size), np.zeros(size)
-    for _ in range(round(height * width / 420)):
-        y, x = dice.one(0, height), dice.one(0, width)
-        radius, stretch, lean = dice.one(5, 9), dice.one(0.6, 1.0), dice.one(-0.8, 0.8)
-        down, right = np.arange(height)[:, None] - y, np.arange(width)[None] - x
-        away = np.sqrt((right + lean * down) * (right + lean * down) + (down * down) / (stretch * stretch)) / radius
-        rough = 0.18 * dice.fractal(size, 6, 2)
-        body = np.maximum(body, dice.one(0.4, 0.9) * _step(1.1, 0.75, away + rough))
-        kernel = np.maximum(kernel, dice.one(0.6, 1.0) * _step(0.5, 0.3, away + rough))
+    rough = 0.18 * dice.fractal(size, 6, 2)
+    for numbers in dice(round(height * width / 420), 7):
+        y, x, radius, stretch, lean, bright, core = numbers.tolist()
+        down, right = np.arange(height)[:, None] - y * height, np.arange(width)[None] - x * width
+        across, along = right + (1.6 * lean - 0.8) * down, down / (0.6 + 0.4 * stretch)
+        away = np.sqrt(across * across + along * along) / (5 + 4 * radius) + rough
+        body = np.maximum(body, (0.4 + 0.5 * bright) * _step(1.1, 0.75, away))
+        kernel = np.maximum(kernel, (0.6 + 0.4 * core) * _step(0.5, 0.3, away))
     body = body * (1 + 0.35 * dice.fractal(size, 4, 3, 0.8))
     stain, inner = np.array([0.15, 0.8, 0.25]), np.array([0.2, 0.35, 0.95])
     return np.asarray(0.04 + body[..., None] * stain + kernel[..., None] * inner)
@@ -139,15 +139,17 @@ def _blots(dice: Dice, size: tuple[int, int]) -> Array:
     lane = dice.one(14, 20)
     rows, columns = np.arange(height)[:, None], np.arange(width)[None]
     heights = dice(6) * height
-    for number in range(int(width / lane)):
-        for at in heights.tolist():
-            if dice.one(0, 1) < 0.25:
+    for number, of_lane in enumerate(dice(int(width / lane), len(heights), 7)):
+        for at, numbers in zip(heights.tolist(), of_lane.tolist(), strict=True):
+            there, up, aside, bend, thick, long, dark = numbers
+            if there < 0.25:
                 continue
-            y, x = at + dice.one(-2, 2), (number + 0.5) * lane + dice.one(-1, 1)
-            bow = 0.02 * dice.one(-1, 1) * (columns - x) * (columns - x)
-            tall, wide = dice.one(2, 4.5), lane * dice.one(0.32, 0.46)
-            off = np.maximum(np.abs(rows - y + bow) / tall, np.abs(columns - x) / wide)
-            grey = grey * (1 - dice.one(0.2, 0.85) * _step(1.3, 0.4, off))
+            y, x = at + 4 * up - 2, (number + 0.5) * lane + 2 * aside - 1
+            bow = 0.02 * (2 * bend - 1) * (columns - x) * (columns - x)
+            off = np.maximum(
+                np.abs(rows - y + bow) / (2 + 2.5 * thick), np.abs(columns - x) / lane / (0.32 + 0.14 * long)
+            )
+            grey = grey * (1 - (0.2 + 0.65 * dark) * _step(1.3, 0.4, off))
     grey = grey + 0.03 * dice.fractal(size, 3, 2)
     return np.repeat(grey[..., None], 3, axis=2)
 
