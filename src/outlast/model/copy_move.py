@@ -162,14 +162,15 @@ def _differences(pixels: Tensor, valid: Tensor, leading: Tensor, strongest: Tens
     there = (y >= 0) & (y < height) & (x >= 0) & (x < width) & valid
     place = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)
     there &= valid.flatten(1).gather(1, place).view_as(there)
+    strength = strongest.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    there &= strength > 0
     blurred = F.avg_pool2d(pixels, 9, stride=1, padding=4)
     planes = []
     for seen in (pixels, pixels - blurred):
         other = seen.flatten(2).gather(2, place[:, None].expand(-1, 3, -1)).view_as(seen)
-        difference = F.avg_pool2d((seen - other).abs().mean(dim=1, keepdim=True), 3, stride=1, padding=1)
-        planes.append(torch.exp(-difference / _DIFFERENCE) * there[:, None])
-    planes.append(strongest.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)[:, None])
-    return planes
+        alike = torch.exp(-(seen - other).abs().mean(dim=1, keepdim=True) / _DIFFERENCE) * there[:, None]
+        planes.append(F.avg_pool2d(alike, 3, stride=1, padding=1))
+    return [*planes, strength[:, None]]
 
 
 def _highest(logits: Tensor, valid: Tensor) -> Tensor:
