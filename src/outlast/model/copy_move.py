@@ -26,6 +26,7 @@ from outlast.model.correlation import Matches, self_correlation
 from outlast.model.descriptors import cosine_kernels, described, windows_inside
 
 STRIDE = 4  # pixels of a position of the plain tokens
+FLOW = 4  # pixels of a position of the flow
 _WINDOW, _LUMA, _CHROMA = 12, 5, 3  # of the plain tokens: side in pixels, orders of their cosines at the beginning
 _EXACT_WINDOW, _EXACT_LUMA, _EXACT_CHROMA = 8, 6, 3  # of the descriptors of single pixels
 _DEEPEST = 8  # pixels of a position at the decoder's lowest resolution
@@ -35,10 +36,12 @@ _DIFFERENCE = 0.06  # of the range of an image: how unlike copied pixels still a
 
 
 class CopyMove(nn.Module):
-    """Images (B, 3, H, W) in 0..255 and valid (B, H, W) bool to {"logits": (B, H, W), "score": (B,)}.
+    """Images (B, 3, H, W) in 0..255 and valid (B, H, W) bool to {"logits": (B, H, W), "score": (B,), "flow"}.
 
-    score: a logit that anything in the image was copied, made of the highest of its pixels' logits. Raises ModelError
-    where the weights of the backbone are missing or do not fit.
+    score: a logit that anything in the image was copied, made of the highest of its pixels' logits. flow: (B, 3, h, w),
+    the leading match of every fourth pixel: its offset dy and dx in pixels, and how many neighbours agree on it, 0 to 1
+    (no gradient). Raises ModelError where the weights of the backbone are
+    missing or do not fit.
     """
 
     exact: Tensor
@@ -75,10 +78,11 @@ class CopyMove(nn.Module):
         valid = F.pad(valid, beyond)
         pixels = F.pad(images.float() / 255, beyond) * valid[:, None]
         tokens, offsets = self._tokens(pixels, valid)
-        cues, stem = self._cues(pixels, valid, offsets)
+        cues, stem, flow = self._cues(pixels, valid, offsets)
         logits = self.decoder(cues, tokens, stem, valid[:, None].float())
         score = self.scale * _highest(logits, valid) + self.bias
-        return {"logits": logits[:, :height, :width], "score": score}
+        flow = flow[:, :, : math.ceil(height / FLOW), : math.ceil(width / FLOW)]
+        return {"logits": logits[:, :height, :width], "score": score, "flow": flow}
 
     def _tokens(self, pixels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(B, t, H/4, W/4) for the decoder, and the offsets (B, K, 2, H/4, W/4) of the plain tokens' matches."""
@@ -103,9 +107,8 @@ class CopyMove(nn.Module):
         )  # fmt: skip
 
     @torch.no_grad()
-    def _cues(self, pixels: Tensor, valid: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """Cues (B, c, H/2, W/2) of exact matches, and the stem's input (B, 6, H, W)."""
-        wanted = self.settings
+    def _cues(self, pixels: Tensor, valid: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cues (B, c, H/2, W/2) of exact matches, the stem's input (B, 6, H, W), and the flow."""
         found, norms = self._exact_matches(pixels, valid, offsets)
         near = matches.support(found, reach=3, step=1, tolerance=1)
         wide = matches.support(found, reach=2, step=3, tolerance=2)
@@ -114,16 +117,8 @@ class CopyMove(nn.Module):
         cues = [found.similarities.clamp(min=-1), near, wide, strongest[:, None], (1 + norms).log()[:, None]]
         cues += [(found.similarities[:, :1] > matches.NONE).float(), wide.amax(dim=1, keepdim=True)]
         stem = [pixels - 0.5, *_differences(pixels, valid, leading, strongest)]
-        assert len(torch.cat(cues, dim=1)[0]) == 3 * wanted.kept + 4
-        return torch.cat(cues, dim=1), torch.cat(stem, dim=1)
-
-    def exact_matches(self, images: Tensor, valid: Tensor) -> Found:
-        """The exact matches of every second pixel, as the cues are made of them; for figures."""
-        beyond = (0, -images.shape[-1] % self.unit, 0, -images.shape[-2] % self.unit)
-        valid = F.pad(valid, beyond)
-        pixels = F.pad(images.float() / 255, beyond) * valid[:, None]
-        with torch.no_grad():
-            return self._exact_matches(pixels, valid, self._tokens(pixels, valid)[1])[0]
+        flow = torch.cat((leading.permute(0, 3, 1, 2).to(strongest.dtype), strongest[:, None]), dim=1)
+        return torch.cat(cues, dim=1), torch.cat(stem, dim=1), flow[:, :, ::2, ::2]
 
     def _exact_matches(self, pixels: Tensor, valid: Tensor, offsets: Tensor) -> tuple[Found, Tensor]:
         """Matches at half resolution, and the norms (B, H/2, W/2) of the descriptors there."""

@@ -1,9 +1,9 @@
 """From coarse matches to exact ones: offsets are moved pixel by pixel and handed on to neighbours, then counted.
 
 For: `copy_move`. What self-correlation finds on a grid of some pixels is right to within that grid; here each match is
-moved to where the descriptors of single pixels agree best, and tried at its neighbours too (Barnes et al., "PatchMatch",
-2009). A copied region then shows by neighbours that agree on one offset (Cozzolino et al., "Efficient dense-field
-copy-move forgery detection", 2015): `support` counts them.
+moved to where the descriptors of single pixels agree best, and tried at its neighbours too (Barnes et al.,
+"PatchMatch", 2009). A copied region then shows by neighbours that agree on one offset (Cozzolino et al., "Efficient
+dense-field copy-move forgery detection", 2015): `support` counts them.
 Promises: no gradient; nothing depends on what else is in the batch. Offsets are (dy, dx) in pixels of the image.
 """
 
@@ -122,7 +122,7 @@ def support(found: Found, reach: int, step: int, tolerance: int) -> Tensor:
 
 @torch.no_grad()
 def leading(found: Found, strength: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """The offset (B, rows, columns, 2) with the most strength (B, K, rows, columns) within `reach`, and its strength."""
+    """The offset (B, rows, columns, 2) with the most strength (B, K, rows, columns) within `reach`, and how much."""
     best, which = strength.max(dim=1)
     own = found.offsets.gather(1, which[:, None, ..., None].expand(-1, -1, -1, -1, 2))[:, 0]
     strongest, place = F.max_pool2d(best[:, None], 2 * reach + 1, stride=1, padding=reach, return_indices=True)

@@ -52,6 +52,4 @@ def _cosines(side: int, orders: int) -> list[Tensor]:
     rows = [
         torch.cos(math.pi * order * places / side) * math.sqrt((2 if order else 1) / side) for order in range(orders)
     ]
-    return [
-        torch.outer(rows[i], rows[j]).float() for i in range(orders) for j in range(orders) if 0 < i + j < orders
-    ]
+    return [torch.outer(rows[i], rows[j]).float() for i in range(orders) for j in range(orders) if 0 < i + j < orders]

@@ -74,6 +74,12 @@ class StageConfig(TaskConfig):
     tta: Tta = "none"
 
 
+class MatchConfig(TaskConfig):
+    """What the classical baseline depends on."""
+
+    data: ForgeriesData = ForgeriesData()
+
+
 def smoke() -> ForgeriesConfig:
     """A minute on a CPU: does everything work?"""
     return ForgeriesConfig(

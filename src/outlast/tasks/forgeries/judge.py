@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from outlast.model.forgery_metrics import pixel_f1
+
 Batch = dict[str, Any]
 
 THRESHOLDS = tuple(number / 20 for number in range(2, 20))

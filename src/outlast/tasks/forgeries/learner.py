@@ -20,7 +20,7 @@ from outlast.model.copy_move import CopyMove
 from outlast.model.copy_move_settings import rung_settings
 from outlast.model.copy_move_settings import rungs as ladder
 from outlast.task import DATA, Inputs, Learner
-from outlast.tasks.forgeries import layout, samples
+from outlast.tasks.forgeries import layout, samples, views
 from outlast.tasks.forgeries.config import StageConfig
 from outlast.tasks.forgeries.judge import Judge
 from outlast.tasks.forgeries.listing import looks_like_forgeries
@@ -114,9 +114,8 @@ def dice(logits: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
 
 
 def predict(config: StageConfig, model: nn.Module, batch: Batch) -> Batch:
-    """{"map": probabilities (B, side, side), 0 on padding; "score": (B,), a logit of being forged}."""
-    assert isinstance(model, CopyMove)
-    return samples.probabilities(model, batch, config.data.side)
+    """What `views.seen` gives of one network."""
+    return views.seen([model], batch, config.data.side, config.tta)
 
 
 def metric(config: StageConfig, facts: Mapping[str, Any]) -> Judge:

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from outlast.data.randomness import uniforms
 from outlast.data.readers import read_image, resize
-from outlast.model.copy_move import CopyMove
 from outlast.tasks.forgeries import composer
 from outlast.tasks.forgeries.config import ForgeriesData
 from outlast.tasks.forgeries.truth import read_masks
@@ -49,16 +48,22 @@ def read(root: Path, row: Mapping[str, Any], side: int) -> dict[str, np.ndarray]
     is no padding.
     """
     pixels = read_image(root / str(row["image"]))
-    size = fitted(*pixels.shape[:2], side)
-    image = np.zeros((3, side, side), np.uint8)
-    image[:, : size[0], : size[1]] = resize(pixels, size).transpose(2, 0, 1)
-    instances = np.zeros((side, side), np.uint8)
+    sample = on_canvas(pixels, side)
+    size, instances = tuple(sample["size"].tolist()), sample["instances"]
     if row.get("mask"):
         masks = read_masks(root / str(row["mask"]), *pixels.shape[:2])
         for number, mask in enumerate(masks[:_MOST_INSTANCES], start=1):
             scaled = Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST)
             instances[: size[0], : size[1]][np.asarray(scaled) > 0] = number
-    return {"image": image, "instances": instances, "size": np.array(size, np.int64)}
+    return sample
+
+
+def on_canvas(pixels: np.ndarray, side: int) -> dict[str, np.ndarray]:
+    """An image uint8 (H, W, 3) as `read` gives one without a mask."""
+    size = fitted(pixels.shape[0], pixels.shape[1], side)
+    image = np.zeros((3, side, side), np.uint8)
+    image[:, : size[0], : size[1]] = resize(pixels, size).transpose(2, 0, 1)
+    return {"image": image, "instances": np.zeros((side, side), np.uint8), "size": np.array(size, np.int64)}
 
 
 def draw(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
@@ -140,20 +145,12 @@ def known_mask(instances: np.ndarray, window: tuple[slice, slice]) -> np.ndarray
 
 
 def at_original(values: np.ndarray, size: Sequence[int], original: Sequence[int]) -> np.ndarray:
-    """A map (side, side) of a canvas as float32 (H, W) of the original image: cut to `size`, and scaled up if need be."""
+    """A map (side, side) of a canvas as float32 (H, W) of the original: cut to `size`, scaled up if need be."""
     cut = np.ascontiguousarray(values[: size[0], : size[1]], dtype=np.float32)
     if tuple(size) == tuple(original):
         return cut
     scaled = F.interpolate(torch.from_numpy(cut)[None, None], size=tuple(original), mode="bilinear")
     return np.asarray(scaled[0, 0].numpy())
-
-
-def probabilities(model: CopyMove, batch: Batch, side: int) -> Batch:
-    """{"map": probabilities (B, side, side), 0 on padding; "score": logit (B,)} of whole images."""
-    outputs = model(batch["image"], batch["valid"])
-    height, width = batch["valid"].shape[1:]
-    inside = outputs["logits"].float().sigmoid() * batch["valid"]
-    return {"map": F.pad(inside, (0, side - width, 0, side - height)), "score": outputs["score"].float()}
 
 
 def _turned(plane: np.ndarray, turns: int, mirrored: bool) -> np.ndarray:
