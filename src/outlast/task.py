@@ -232,7 +232,8 @@ class Solution:
 class Scenes:
     """What `Delivery.scenes` is given: files to predict, the folder to write into, and the models on their device.
 
-    budget_bytes: memory that may be taken. provenance: what every file that is made should carry.
+    budget_bytes: memory that may be taken. provenance: what every file that is made should carry. run: the run folder,
+    in which the stages that are done lie under their names.
     """
 
     config: Any
@@ -243,6 +244,19 @@ class Scenes:
     device: torch.device
     budget_bytes: int
     provenance: Mapping[str, Any]
+    run: Path
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What `Delivery.judge` is given: labelled examples, models on their device, the run folder as in Scenes."""
+
+    config: Any
+    facts: Mapping[str, Any]
+    members: Sequence[Member]
+    examples: Examples
+    device: torch.device
+    run: Path
 
 
 @dataclass(frozen=True)
@@ -274,6 +288,8 @@ class Delivery:
                                        of the only one
     scenes(scenes)                     predicts files larger than a sample and writes what it makes: `predict` of a
                                        task that has no `unlabelled` and `table`
+    judge(judged)                      metrics of labelled examples, where more than the models is delivered; none: the
+                                       learner's metric
     solution(config, facts)            what a solution.zip must know, for tasks that have such a submission
     outputs                            what of the learner's predictions `predict` needs
     labelled(config, root, facts)      every labelled example under a folder, for `eval`
@@ -293,6 +309,7 @@ class Delivery:
     together: Together | None = None
     module: Callable[[Sequence[Member]], torch.nn.Module] | None = None
     scenes: Callable[[Scenes], pd.DataFrame] | None = None
+    judge: Callable[[Judged], dict[str, Any]] | None = None
     solution: Callable[[Any, Mapping[str, Any]], Solution] | None = None
     groups: Callable[[Any, Examples], Groups] | None = None
     embedded: tuple[str, ...] = ()
