@@ -45,6 +45,7 @@ def train(
     fallback: bool = True,
     extend: bool = False,
     mirror: str | None = None,
+    previous: str | None = None,
     deadline: Deadline | None = None,
     processes: int = 1,
     sweep: Sequence[str] = (),
@@ -55,7 +56,8 @@ def train(
     session, of the accelerator's quota (`quota_left`, of which an hour costs `quota_rate` hours), and of the run's own
     time over all its sessions (`time_limit`). extend: the run may be made longer, by larger train.epochs,
     train.minimum_steps or train.patience_epochs. mirror: a folder or any fsspec URL that keeps a verified copy of the
-    run, from which it goes on if it is further there.
+    run, from which it goes on if it is further there. previous: a folder with the output of an earlier session, or
+    "auto" for all inputs of a Kaggle notebook: the run goes on from there if it is further.
 
     Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
     "stages_left"}; "stages" holds what each finished stage recorded, the scores among them. With `processes` above 1
@@ -83,8 +85,8 @@ def train(
             config=Path(config) if config else None, overrides=overrides, resume=resume,
             start_from=Path(start_from) if start_from else None, session_limit=session_limit, time_limit=time_limit,
             quota_left=quota_left, quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=fallback,
-            extend=extend, mirror=mirror, deadline=deadline, processes=max(started, processes), starter=starter,
-            sweep=sweep,
+            extend=extend, mirror=mirror, previous=previous, deadline=deadline, processes=max(started, processes),
+            starter=starter, sweep=sweep,
         )
     )  # fmt: skip
 
@@ -249,6 +251,20 @@ def export_weights(
     return {"files": [str(path) for path in files], "parameters": sum(p.numel() for p in module.parameters())}
 
 
+def export_bundle(
+    subject: str | Path, to: str | Path, *, preset: str | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Write one file that trains a task where Outlast is not installed: a script (.py), or a notebook (.ipynb).
+
+    subject: a task, whose preset and settings are given; or the folder of a run, whose own are taken. Returns {"files",
+    "bytes", "bytes_of_packages": those of other people's packages in it, "sources", "packages"}.
+    """
+    from outlast.plan import bundling
+
+    result = bundling.export(str(subject), Path(to), preset, overrides)
+    return {**result, "files": [str(path) for path in result["files"]]}
+
+
 def embed(
     run: str | Path,
     *,
@@ -341,16 +357,24 @@ def compare(runs: Sequence[str | Path], *, to: str | Path | None = None, mix_run
     return {**found, "text": compared.table(found), "csv": str(target) if target is not None else None}
 
 
-def write_report(run: str | Path) -> dict[str, Any]:
-    """Write report.html anew, or the table and page of a sweep. Returns {"report", "text"}: its path, and a summary."""
+def write_report(run: str | Path, *, figures: str | Path | None = None) -> dict[str, Any]:
+    """Write report.html anew, or the table and page of a sweep. Returns {"report", "text"}: its path, and a summary.
+
+    figures: a folder into which the figures go as PNG files too; then "figures" are their paths.
+    """
     from outlast.plan import session
     from outlast.report import collect, sweep, sweep_page, text
 
     if sweep.is_sweep(Path(run)):
+        if figures is not None:
+            raise UsageError(f"{run} is a sweep, whose figure is sweep.png", hint="leave --figures out")
         return {"report": str(Path(run) / "sweep.html"), "text": sweep.text(sweep_page.write(Path(run)))}
 
     page = session.write_report(Path(run))
-    return {"report": str(page), "text": text.summary(collect.collect(Path(run)))}
+    result: dict[str, Any] = {"report": str(page), "text": text.summary(collect.collect(Path(run)))}
+    if figures is not None:
+        result["figures"] = [str(path) for path in session.write_figures(Path(run), Path(figures))]
+    return result
 
 
 def make_plan(
