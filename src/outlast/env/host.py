@@ -102,7 +102,7 @@ def _session_start(kind: str, environ: Mapping[str, str]) -> float:
         except ValueError:
             raise RunError(
                 f"the environment variable {SESSION_STARTED} is {told!r}",
-                hint="make it seconds since 1970 or unset it",
+                hint="make it seconds since 1970, or unset it",
             ) from None
     return _container_start() if kind in ("kaggle", "colab") else _process_start()
 
