@@ -2,14 +2,13 @@
 
 Promises: of a task from elsewhere exactly the modules go along that it imports, found by reading the sources (imports
 inside functions too; those made at run time are not seen); a package that is not pure Python is refused; no file goes
-along that holds the value of a secret environment variable or looks like a token.
+along that holds a credential of this machine or looks like a token.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,14 +18,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from outlast import task as tasks
+from outlast.base.secret import known_secrets
 from outlast.errors import TaskError, UsageError
 
 PACKAGE = Path(__file__).parents[1]
 # What outlast.task needs and Kaggle's image of 2026 does not have (docs/how-to/kaggle.md): {module: distribution}.
 LACKING = {"segmentation_models_pytorch": "segmentation-models-pytorch"}
 
-_SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(?:^|_)KEY$")
-_SHORTEST_SECRET = 8  # characters; shorter values occur by chance
 _TOKENS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{30,}|KGAT_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})\b"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
@@ -62,7 +60,7 @@ class Closure:
     outside: set[str] = field(default_factory=set)
 
 
-def collect(name: str, environ: Mapping[str, str] | None = None) -> Contents:
+def collect(name: str) -> Contents:
     """What a bundle of the task called `name` holds.
 
     Raises TaskError for a task whose sources can't be found, UsageError for a secret in them or a package that can't
@@ -81,7 +79,7 @@ def collect(name: str, environ: Mapping[str, str] | None = None) -> Contents:
             files[path.relative_to(_root(module)).as_posix()] = path.read_bytes()
     wheels = tuple(wheel(LACKING[outside], outside) for outside in sorted(used.outside & set(LACKING)))
     files |= _metadata(name, module, [one.name for one in wheels])
-    check_secrets(files, environ)
+    check_secrets(files)
     return Contents(dict(sorted(files.items())), wheels)
 
 
@@ -128,17 +126,13 @@ def wheel(name: str, module: str) -> Wheel:
     )
 
 
-def check_secrets(files: Mapping[str, bytes], environ: Mapping[str, str] | None = None) -> None:
-    """Refuse (UsageError) files that hold the value of an environment variable called a secret, or a known token."""
-    secrets = {
-        name: value
-        for name, value in (os.environ if environ is None else environ).items()
-        if _SECRET_NAMES.search(name.upper()) and len(value) >= _SHORTEST_SECRET
-    }
-    found = []
+def check_secrets(files: Mapping[str, bytes]) -> None:
+    """Refuse (UsageError) files that hold a credential of this machine, or what looks like a token or a key."""
+    secrets, found = known_secrets(), []
     for path, data in files.items():
         text = data.decode("utf-8", "replace")
-        found += [f"{path}: the value of ${name}" for name, value in secrets.items() if value in text]
+        if any(secret in text for secret in secrets):
+            found.append(f"{path}: a credential of this machine")
         if _TOKENS.search(text):
             found.append(f"{path}: what looks like a token or a private key")
     if found:

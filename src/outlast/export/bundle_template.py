@@ -40,6 +40,13 @@ ON_KAGGLE = "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 MOST_LINES = 4000  # of one command; a flood of output can cost a Kaggle session what it has made
 
 
+_MANIFEST = """
+import pathlib, sys
+from outlast.base.files import write_manifest
+write_manifest(pathlib.Path(sys.argv[1]), {})
+"""
+
+
 class Stop(SystemExit):
     """The end of this file's work, with one sentence that says why."""
 
@@ -77,7 +84,11 @@ def figures() -> list[Path]:
 
 
 def what_next() -> None:
-    """Say how the run stands, and what to do next."""
+    """Say how the run stands, and what to do next. On Kaggle a manifest is written, for whoever fetches the output."""
+    if ON_KAGGLE:
+        subprocess.run(
+            [sys.executable, "-P", "-c", _MANIFEST, KAGGLE / "working"], env=_environment(unpack()), check=True
+        )
     record = json.loads((out() / "run.json").read_text(encoding="utf-8"))
     if record["status"] == "finished":
         weights = out().with_name(f"{out().name}.safetensors")
