@@ -50,6 +50,9 @@ def train(
     deadline: Deadline | None = None,
     processes: int = 1,
     sweep: Sequence[str] = (),
+    on: Literal["local", "kaggle"] = "local",
+    owner: str | None = None,
+    accelerator: str | None = None,
 ) -> dict[str, Any]:
     """Train a task until it is finished or the session must end; call it again to go on.
 
@@ -68,10 +71,19 @@ def train(
     what several of them have in common once. Then "status" may be "failed" (of some cells; nothing is raised), and
     besides there are "cells" (how each stands and why, its scores), "table" (mean and standard deviation over the seeds
     of each combination), "over", "csv" and "cells_left".
+
+    on="kaggle": trains in sessions on Kaggle, one after another, and fetches what they make; owner: whose kernels they
+    are; data: OWNER/SLUG of data sets there, or SLUG of competitions; accelerator: "NvidiaTeslaT4" unless given, "none"
+    for presets that need no GPU. Besides there are "sessions" and "quota_hours".
     Raises the errors of `outlast.errors`; nothing is written before configuration and data were found right.
     """
     data, overrides = _settings_apart(task, data, overrides)
-    asked = {name: value for name, value in locals().items() if name not in ("task", "processes", "sweep")}
+    local = ("task", "processes", "sweep", "on", "owner", "accelerator")
+    asked = {name: value for name, value in locals().items() if name not in (*local, "local")}
+    if on == "kaggle":
+        return _train_on_kaggle(task, asked, processes=processes, sweep=sweep, owner=owner, accelerator=accelerator)
+    if owner is not None or accelerator is not None:
+        raise UsageError("--owner and --accelerator are for trainings on Kaggle", hint="give --on kaggle with them")
     if processes != 1 and not sweep:
         return launch.launch(task, processes, asked)
     from outlast.plan.request import Request
@@ -88,6 +100,36 @@ def train(
             quota_left=quota_left, quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=fallback,
             extend=extend, mirror=mirror, previous=previous, deadline=deadline, processes=max(started, processes),
             starter=starter, sweep=sweep,
+        )
+    )  # fmt: skip
+
+
+def _train_on_kaggle(
+    task: str, asked: Mapping[str, Any], *, processes: int, sweep: Sequence[str], owner: str | None,
+    accelerator: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    from outlast.plan.kaggle_sessions import Wish, train_on_kaggle
+    from outlast.plan.request import listed_data
+
+    known = {"data", "out", "preset", "config", "overrides", "session_limit", "quota_rate"}
+    usual = {"resume": "auto", "fallback": True, "synthetic": False, "extend": False}
+    given = [name for name, value in asked.items() if name not in known and value != usual.get(name)]
+    given += [name for name, there in (("processes", processes != 1), ("sweep", bool(sweep))) if there]
+    if given:
+        raise UsageError(
+            f"--on kaggle does not go with {', '.join('--' + name.replace('_', '-') for name in given)}",
+            hint="leave it out; on Kaggle there is one process per GPU, and each session goes on with the one before",
+        )
+    if owner is None:
+        raise UsageError(
+            "--on kaggle needs --owner", hint="give your user name on Kaggle: the end of your profile's address"
+        )
+    return train_on_kaggle(
+        Wish(
+            task=task, owner=owner, data=listed_data(asked["data"]), out=Path(asked["out"]) if asked["out"] else None,
+            preset=asked["preset"], config=Path(asked["config"]) if asked["config"] else None,
+            overrides=asked["overrides"], session_limit=asked["session_limit"], quota_rate=asked["quota_rate"],
+            accelerator=accelerator,
         )
     )  # fmt: skip
 

@@ -89,6 +89,11 @@ def train(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE,VALUE", help="Train every combination: --sweep loss=all seed=1,2,3."),
     ] = None,
+    on: Annotated[str, typer.Option(help="local, or kaggle: in sessions there, one after another.")] = "local",
+    owner: Annotated[str | None, typer.Option(metavar="USER", help="On Kaggle: whose kernels they are.")] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(metavar="ID", help="On Kaggle: NvidiaTeslaT4 (two of them), none, ...")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a task; type the same again to go on after a stop or a kill."""
@@ -96,8 +101,11 @@ def train(
 
     if resume not in ("auto", "must", "never"):
         raise UsageError(f"--resume {resume!r} is not known", hint="choose auto, must or never")
+    if on not in ("local", "kaggle"):
+        raise UsageError(f"--on {on!r} is not known", hint="choose local or kaggle")
     result = api.train(
         task, data=data, out=out, preset=preset, config=config, overrides=overrides or [], resume=resume,  # type: ignore[arg-type]
+        on=on, owner=owner, accelerator=accelerator,  # type: ignore[arg-type]
         start_from=start_from, session_limit=session_limit, time_limit=time_limit, quota_left=quota_left,
         quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=not no_fallback, extend=extend,
         mirror=mirror, previous=previous, processes=processes, sweep=sweep or (),

@@ -32,8 +32,8 @@ _HIDDEN = "# What is inside, and what unpacks it. Nothing here is to be changed.
 class Recipe:
     """What a bundle trains: a task with a preset and settings on top of it (key=value).
 
-    presets, data: the names that may be given for them. quick: settings of a short test. configuration: all settings,
-    as YAML, for people to read.
+    presets, names: what may be given for the preset, and as names of data. data: {name: folder or input}; empty: it is
+    looked for. quick: settings of a short test. configuration: all settings, as YAML, for people to read.
     """
 
     task: str
@@ -42,7 +42,8 @@ class Recipe:
     presets: Sequence[str]
     overrides: Sequence[str]
     quick: Sequence[str]
-    data: Sequence[str]
+    names: Sequence[str]
+    data: Mapping[str, str]
     configuration: str
 
 
@@ -169,14 +170,15 @@ Made by: outlast export {recipe.task} --preset {recipe.preset} --to {name}
 
 
 def _config(recipe: Recipe) -> str:
-    names = "" if list(recipe.data) == ["data"] else f"; or {{name: folder}}, names: {', '.join(recipe.data)}"
+    names = "" if list(recipe.names) == ["data"] else f"; or {{name: folder}}, names: {', '.join(recipe.names)}"
+    given = dict(recipe.data) or None
     entries: list[tuple[str, str, Any]] = [
         ("another task needs a file of its own: outlast export TASK --to FILE", "task", recipe.task),
         (f"one of {', '.join(recipe.presets)}", "preset", recipe.preset),
         ('settings on top of the preset, such as "train.epochs=40"', "overrides", list(recipe.overrides)),
         ("True: try everything in some minutes first, in a run folder of its own", "quick_test", False),
         ("the settings of that test", "quick_overrides", list(recipe.quick)),
-        (f"None: found among the notebook's inputs, or in ./data; a folder{names}", "data", None),
+        (f"None: found among the inputs, or in ./data; a folder, or OWNER/SLUG{names}", "data", given),
         ("the run folder; None: in /kaggle/working, elsewhere in ./runs", "out", None),
         ("the platform's, or less; the run stops in time before it", "session_limit", "9h"),
         ('what is left of the weekly accelerator quota, such as "12h"; None: not watched', "quota_left", None),

@@ -246,7 +246,8 @@ def _words(command: str) -> list[str]:
             f"this file holds the task {TASK!r}, not {CONFIG['task']!r}: outlast export {CONFIG['task']} --to FILE"
         )
     data = CONFIG["data"] or {}
-    roots = [f"{name}={folder}" for name, folder in data.items()] if isinstance(data, dict) else [str(data)]
+    named = data.items() if isinstance(data, dict) else [("", data)]
+    roots = [f"{name}={_mounted(place)}".removeprefix("=") for name, place in named]
     words = [TASK, "--preset", CONFIG["preset"], *(word for root in roots for word in ("--data", root))]
     words += ["--session-limit", CONFIG["session_limit"]] if CONFIG["session_limit"] else []
     if command != "plan":
@@ -255,6 +256,13 @@ def _words(command: str) -> list[str]:
     if command == "train" and CONFIG["previous"] and not CONFIG["quick_test"]:
         words += ["--previous", CONFIG["previous"]]
     return [*words, *CONFIG["overrides"], *(CONFIG["quick_overrides"] if CONFIG["quick_test"] else [])]
+
+
+def _mounted(place: str) -> Path:
+    """Where an input lies that is named by OWNER/SLUG (a data set) or SLUG (a competition): Kaggle has two layouts."""
+    slug = place.rpartition("/")[2]
+    places = [f"datasets/{place}", f"competitions/{slug}", slug]
+    return next((path for path in (KAGGLE / "input" / name for name in places) if path.is_dir()), Path(place))
 
 
 def _gpus() -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,18 @@ KAGGLES = "t4"  # the preset that fits Kaggle's free GPU
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
 
 
-def export(subject: str, target: Path, preset: str | None, overrides: Sequence[str]) -> dict[str, Any]:
+def export(
+    subject: str,
+    target: Path,
+    preset: str | None,
+    overrides: Sequence[str],
+    *,
+    config_file: Path | None = None,
+    data: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Write a bundle of a run (a folder), or of a task by its name. Returns what `bundle.write` returns.
+
+    data: {name of a data root: OWNER/SLUG or SLUG of the input that holds it}; none: it is looked for.
 
     Raises UsageError for settings given for a run, and what `resolve` and `bundle_sources.collect` raise.
     """
@@ -43,9 +53,9 @@ def export(subject: str, target: Path, preset: str | None, overrides: Sequence[s
     else:
         task = _task(subject)
         if preset is None:
-            preset = KAGGLES if KAGGLES in task.presets else next(iter(task.presets))
+            preset = preset_for_kaggle(task)
             say(f"preset {preset!r}, for Kaggle's GPU; choose another with --preset")
-        config, _ = resolve(task.config, task.presets, preset, overrides=overrides)
+        config, _ = resolve(task.config, task.presets, preset, file=config_file, overrides=overrides)
     recipe = bundle.Recipe(
         task=task.name,
         about=task.about,
@@ -53,12 +63,18 @@ def export(subject: str, target: Path, preset: str | None, overrides: Sequence[s
         presets=list(task.presets),
         overrides=settings_apart(task, config),
         quick=task.quick,
-        data=task.data,
+        names=task.data,
+        data=dict(data or {}),
         configuration=to_yaml(config),
     )
     contents = bundle_sources.collect(task.name)
     bundle_sources.check_secrets({"the settings": recipe.configuration.encode()})
     return bundle.write(target, recipe, contents)
+
+
+def preset_for_kaggle(task: Task) -> str:
+    """The preset that is made for Kaggle's free GPU, or the task's first one."""
+    return KAGGLES if KAGGLES in task.presets else next(iter(task.presets))
 
 
 def settings_apart(task: Task, config: TaskConfig) -> list[str]:

@@ -97,5 +97,14 @@ def beginnings(plan: Sequence[Stage], asked: Request) -> dict[str, Path]:
     return {meant[0]: asked.start_from}
 
 
+def listed_data(data: str | Path | Mapping[str, str | Path] | Sequence[str] | None) -> list[str]:
+    """What was given as data, as texts: DIR, NAME=DIR."""
+    if data is None:
+        return []
+    if isinstance(data, Mapping):
+        return [f"{name}={place}" for name, place in data.items()]
+    return [str(data)] if isinstance(data, str | Path) else [str(item) for item in data]
+
+
 def seconds(duration: str | float) -> float:
     return parse_duration(duration) if isinstance(duration, str) else float(duration)
