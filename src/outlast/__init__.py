@@ -18,9 +18,11 @@ if TYPE_CHECKING:
         export_weights,
         list_tasks,
         make_plan,
+        pack,
         predict,
         status,
         train,
+        unpack,
         verify_resume,
         write_report,
     )
@@ -35,9 +37,11 @@ __all__ = [
     "export_weights",
     "list_tasks",
     "make_plan",
+    "pack",
     "predict",
     "status",
     "train",
+    "unpack",
     "verify_resume",
     "write_report",
 ]

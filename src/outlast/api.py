@@ -101,6 +101,31 @@ def _settings_apart(task: str, data: Any, overrides: Sequence[str]) -> tuple[Any
     return [*given, *roots], [item for item in overrides if item not in roots]
 
 
+def pack(run: str | Path, to: str | Path, *, stage: str | None = None, everything: bool = False) -> dict[str, Any]:
+    """Write what the next session needs of a run to `to`: a .zip file, or a folder.
+
+    stage: only what this stage needs. everything: all that the run has made, to take it home; so too when nothing is
+    left to be done. Stages that are done count as done wherever the pack is unpacked, also those whose files nothing
+    needs any more and that stay here. Returns {"pack", "bytes", "files", "for", "whole", "stages": {name: "done" or
+    "begun"}, "left_bytes"}. Raises UsageError, RunError (a needed file is not here as recorded) or SaveError.
+    """
+    from outlast.plan import pack as packing
+
+    return packing.pack(Path(run), Path(to), stage, everything=everything)
+
+
+def unpack(source: str | Path, out: str | Path) -> dict[str, Any]:
+    """Put a run in place at `out` from a pack, its unpacked folder, or a run folder, which may be read-only.
+
+    Everything is verified before `out` is touched. A run that is there takes over what the other has more, stage by
+    stage; another run, or one that contradicts it, is refused. Returns {"run", "pack", "for", "stages": {name: what
+    became of it}, "stages_left", "next_command"}. Raises CheckpointError (damaged), RunError or UsageError.
+    """
+    from outlast.plan import pack as packing
+
+    return packing.unpack(Path(source), Path(out))
+
+
 def check_task(
     task: str,
     *,

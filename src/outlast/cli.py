@@ -104,6 +104,34 @@ def train(
 
 
 @app.command()
+def pack(
+    run: RunFolder,
+    to: Annotated[Path, typer.Option(metavar="FILE.zip|DIR", help="The pack to write: a zip file, or a folder.")],
+    stage: Annotated[str | None, typer.Option("--for", metavar="STAGE", help="Only what this stage needs.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that the run has made, to take it home.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pack what the next session needs of a run, to go on with it on another machine."""
+    from outlast import api
+
+    result = api.pack(run, to, stage=stage, everything=everything)
+    _print(result, as_json, result["pack"])
+
+
+@app.command()
+def unpack(
+    source: Annotated[Path, typer.Argument(metavar="PACK", help="FILE.zip, its unpacked folder, or a run folder.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder: new, or of the same run.")],
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run from elsewhere: verified, then put in place or joined with the one that is there."""
+    from outlast import api
+
+    result = api.unpack(source, out)
+    _print(result, as_json, result["run"])
+
+
+@app.command()
 def check(
     task: Annotated[str, typer.Argument(metavar="TASK", help="A task (see `outlast tasks`) or a dotted module name.")],
     overrides: Annotated[

@@ -173,18 +173,30 @@ class Predict:
 
 @dataclass(frozen=True)
 class Work:
-    """What the function of a `Call` is given: where to read, and an empty folder `out` to write into."""
+    """What the function of a `Call` is given: where to read, and an empty folder `out` to write into.
+
+    Work that takes long is done in units. Each is written into the folder `kept` under a name of its own, atomically
+    (base.files.write_folder, write_bytes), and then `pause()` is called, which does not return if the session must end.
+    The next session calls the function again and gives it the same `kept`, where it finds its units; a kill costs the
+    unit that was being done. `kept` is empty where configuration, data or inputs are other ones, and is gone once the
+    stage is done: what is wanted in the end is written into `out`.
+    """
 
     config: Any
     inputs: Mapping[str, Path]
     out: Path
     examples: Examples | None
     synthetic: bool
+    kept: Path
+    pause: Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Call:
-    """A stage that calls a function, which must make the files `makes`; what it returns (JSON) is recorded."""
+    """A stage that calls a function, which must make the files `makes`; what it returns (JSON) is recorded.
+
+    A function that takes longer than a step of training should work in units (see `Work`): otherwise it can't be cut.
+    """
 
     name: str
     function: Callable[[Work], Mapping[str, Any] | None]

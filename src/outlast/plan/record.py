@@ -244,6 +244,24 @@ class RunRecord:
                 write_json(self.folder / NAME, self.values)
 
 
+def joined(here: Mapping[str, Any], there: Mapping[str, Any], taken: Sequence[str]) -> dict[str, Any]:
+    """The record of a run that takes over the stages `taken` from another folder of the same run, with its record.
+
+    What that one knows of these stages holds here too; its sessions are counted among ours.
+    """
+    values = dict(here)
+    for name in ("rung", "inexact", "parameters", "stall_seconds", "teacher"):
+        own = {stage: known for stage, known in there.get(name, {}).items() if stage in taken}
+        if own:
+            values[name] = {**values.get(name, {}), **own}
+    new = [session for session in there["sessions"] if session not in here["sessions"]]
+    values["sessions"] = sorted([*here["sessions"], *new], key=lambda session: str(session["started"]))
+    values["warnings"] = list(dict.fromkeys([*here["warnings"], *there["warnings"]]))
+    values["longest_seconds"] = {**there.get("longest_seconds", {}), **here.get("longest_seconds", {})}
+    values["seconds"] = {"total": _spent(values)}
+    return values
+
+
 def seconds_spent(folder: Path) -> float:
     """Seconds that all sessions of the run in `folder` took so far; 0 if there is no run."""
     return _spent(load(folder)) if is_run(folder) else 0.0

@@ -1,8 +1,8 @@
 """Runs a plan on this machine: stage after stage in the order of needs, skipping what is done, until it must stop.
 
-Every stage is resumable: training by its checkpoints, prediction by its shards, a call by being done again. Stages that
-were begun under another identity (their configuration, data or inputs changed) are done again from the start; trainings
-that were only made longer go on.
+Every stage is resumable: training by its checkpoints, prediction by its shards, a call by the units that it has kept
+(one that keeps none is done again). Stages that were begun under another identity (their configuration, data or inputs
+changed) are done again from the start; trainings that were only made longer go on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from outlast.base.accident import reached
 from outlast.base.clock import Deadline, Durations
-from outlast.base.files import sweep, write_folder
+from outlast.base.files import place_folder, sweep, sync_path, verify_folder, write_manifest
 from outlast.base.log import say, warn
 from outlast.data.table import Examples
 from outlast.errors import CheckpointError, RunError, TaskError, TrainingError
@@ -75,7 +75,7 @@ class Surroundings:
     start_from: Mapping[str, Path] = field(default_factory=dict)  # weights to begin with, by training stage
     earlier: Sequence[Sequence[Stage]] = ()  # the plans of this run's earlier configurations
     noted: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
-    finished: Callable[[], None] = lambda: None  # told when a stage is done
+    finished: Callable[[], None] = lambda: None  # told when a stage, or a unit of a call, is done
     words: Callable[[], str] = lambda: ""  # for the progress line
     warned: Callable[[str], None] = warn
     entered: Callable[[str | None], None] = lambda name: None  # told the stage that begins, None when it is left
@@ -123,11 +123,9 @@ def run(around: Surroundings, only: str | None = None) -> str | None:
         elif isinstance(stage, Predict):
             reason = _predict(stage, trains, folder, identity, around, began)
         else:
-            reason = None
-            since = around.deadline.now()
-            if around.compute.main:
-                _call(stage, folder, identity, examples, around, began)
-            around.durations.record("call", around.deadline.now() - since)
+            main = around.compute.main
+            reason = _call(stage, folder, identity, examples, around, began) if main else None
+            reason = around.compute.share(reason)
         around.compute.wait()
         around.entered(None)
         if reason:
@@ -278,23 +276,58 @@ def _predict(
     return None
 
 
+class _Pause(BaseException):
+    """Ends a call between two of its units. No Exception: a function must not take it for a failure of its own."""
+
+
 def _call(
     stage: Call, folder: Path, identity: str, examples: Examples | None, around: Surroundings, began: float
-) -> None:
-    results: dict[str, Any] = {}
+) -> str | None:
+    """Call the stage's function, in the main process alone. Returns why it paused, or None when the stage is done.
+
+    What it makes takes the stage's name together with the stage's record, in one rename: until then all that it has
+    kept is there, and from then on nothing of that is needed.
+    """
     inputs = {name: around.run / name for name in needed(stage)}
+    kept = folder / ledger.KEPT
+    kept.mkdir(exist_ok=True)
+    sync_path(folder)
+    sweep(kept)
+    since = around.deadline.now()
+
+    def measure() -> None:
+        nonlocal since
+        now = around.deadline.now()
+        around.durations.record("call", now - since)
+        since = now
+
+    def pause() -> None:
+        measure()
+        reached("unit")
+        around.progressed = True
+        around.finished()
+        reason = _own_reason_to_stop(around, "call")
+        if reason is not None:
+            raise _Pause(reason)
 
     def fill(out: Path) -> None:
         reached("call")
-        results.update(stage.function(Work(stage.config, inputs, out, examples, around.synthetic)) or {})
+        work = Work(stage.config, inputs, out, examples, around.synthetic, kept, pause)
+        results = stage.function(work) or {}
         missing = [name for name in stage.makes if not (out / name).exists()]
         if missing:
             raise TaskError(f"the stage {stage.name!r} did not make {', '.join(missing)}")
+        write_manifest(out, {"stage": stage.name, **around.record})
+        outputs = [path for path in out.rglob("*") if path.is_file()]
+        ledger.finish(out, stage, identity, outputs, results, time.monotonic() - began)
 
-    write_folder(folder, fill, {"stage": stage.name, **around.record})
+    try:
+        place_folder(folder, fill, lambda out: verify_folder(out, from_disk=True))
+    except _Pause as pausing:
+        return str(pausing)
+    measure()
     around.progressed = True
-    outputs = [path for path in folder.rglob("*") if path.is_file()]
-    ledger.finish(folder, stage, identity, outputs, results, time.monotonic() - began)
+    return None
 
 
 def _prepare(folder: Path, identity: str, around: Surroundings) -> None:
@@ -346,10 +379,15 @@ def _check_best(folder: Path, result: Mapping[str, Any]) -> None:
 
 def _reason_to_stop(around: Surroundings, *before: str) -> str | None:
     """Why to stop now; `before`: kinds of work that come before the next stop."""
+    return None if (answer := around.compute.share(_own_reason_to_stop(around, *before))) is None else str(answer)
+
+
+def _own_reason_to_stop(around: Surroundings, *before: str) -> str | None:
+    """The same as this process alone sees it."""
     reason = around.stop()
     if reason is None and around.deadline.expired(around.durations.expected(*before, *around.afterwards)):
         reason = around.deadline.reason
-    return None if (answer := around.compute.share(reason)) is None else str(answer)
+    return reason
 
 
 def _learner(stage: Stage, trains: Mapping[str, Train]) -> Learner | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from outlast import task as tasks
 from outlast.base.clock import Deadline, Durations, careful_guess, format_duration
-from outlast.base.files import locked, sha256, sweep
+from outlast.base.files import locked, put_back, sha256, sweep
 from outlast.base.log import quiet, say, warn
 from outlast.config.identity import Changes, digest, lines
 from outlast.config.load import resolve
@@ -27,7 +27,7 @@ from outlast.env import bounds, device, host, signals
 from outlast.env.host import Host
 from outlast.errors import NoTimeError, OutlastError
 from outlast.loop.accel import Compute, check_precision, set_up, with_threads
-from outlast.plan import disk, extension, folder, ledger, limits, preflight, record, runner, shared, sources
+from outlast.plan import carry, disk, extension, folder, ledger, limits, preflight, record, runner, shared, sources
 from outlast.plan.mirroring import copies, open_mirror
 from outlast.plan.request import Request, beginnings, check_usage
 from outlast.report import page
@@ -97,6 +97,8 @@ def run_session(asked: Request) -> dict[str, Any]:
         host.make_scratch(machine)
         plan = list(task.stages(config))
         folder.check_stage(plan, asked.stage, run if exists else None)
+        if exists:
+            carry.check_here(run, plan, asked.stage)
         if asked.resume == "must":
             runner.check_progress(plan, run)
         examples = sources.examples_of(
@@ -145,6 +147,7 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
         changed=session.changed, at=extension.standing(session.plan, run) if session.changed else {},
     )  # fmt: skip
     if compute.main:
+        put_back(run)
         sweep(run)
         for name, item in session.examples.items():
             path = run / sources.split_name(name, session.examples)
