@@ -81,6 +81,11 @@ TASK = Task(
     figures=(
         Figure("class_table", "scores/metrics.json", "Image models, fold by fold"),
         Figure("class_table", "ensemble/metrics.json", "The ensemble and its parts, out of fold"),
-        Figure("importance", "ensemble/importance.json", "What the ensemble goes by"),
+        Figure(
+            "importance",
+            "ensemble/importance.json",
+            "What the ensemble's trees go by",
+            "Beyond the image logits that the trees start from.",
+        ),
     ),
 )

@@ -36,8 +36,8 @@ from outlast.errors import CheckpointError
 from outlast.model.boosting import Rows, choose_rounds, fit
 from outlast.task import Work
 from outlast.tasks.lesions.config import EnsembleConfig
-from outlast.tasks.lesions.ensemble_columns import image_columns, levels, table_columns
-from outlast.tasks.lesions.ensemble_scores import BOTH, IMAGES, TABLE, compare, documents, tell
+from outlast.tasks.lesions.ensemble_columns import Aligned, align, image_columns, levels, table_columns
+from outlast.tasks.lesions.ensemble_scores import BOTH, IMAGES, RANKED, TABLE, compare, documents, tell
 from outlast.tasks.lesions.extracted import of_test, out_of_fold
 from outlast.tasks.lesions.layout import ID, PATIENT, TARGET
 from outlast.tasks.lesions.scores import EXTRACT
@@ -91,24 +91,28 @@ def read(inputs: Mapping[str, Path]) -> tuple[Part, Part]:
     columns = table_columns(features)
     rows = [features.rows[own].reset_index(drop=True) for own in (~features.test, features.test)]
     tables = [columns[own].reset_index(drop=True) for own in (~features.test, features.test)]
-    train_ids, test_ids = (part[ID].tolist() for part in rows)
-    logits: dict[str, Any] = {}
-    tested: dict[int, dict[str, Any]] = {int(fold): {} for fold in sorted(rows[0]["fold"].unique())}
+    known, tested = _logits(inputs, rows[0], rows[1][ID].tolist())
+    own, of_tests = align(known, rows[0]["fold"], tested)
+    seen = image_columns(own, rows[0][PATIENT])
+    images = {fold: image_columns(made, rows[1][PATIENT]) for fold, made in of_tests.items()}
+    return (
+        Part(rows[0], tables[0], dict.fromkeys(tested, seen), known),
+        Part(rows[1], tables[1], images, pd.DataFrame()),
+    )
+
+
+def _logits(inputs: Mapping[str, Path], train: pd.DataFrame, test: list[str]) -> Aligned:
+    """A column per backbone, in the order of both tables: out-of-fold logits, and by fold those of the test rows."""
+    own: dict[str, Any] = {}
+    tested: dict[int, dict[str, Any]] = {int(fold): {} for fold in sorted(train["fold"].unique())}
     for stage, folder in inputs.items():
         if stage.startswith(EXTRACT):
             name = stage.removeprefix(EXTRACT)
-            own = out_of_fold(folder, inputs["folds"]).set_index("id")["logit"]
-            logits[name] = own.loc[train_ids].to_numpy(np.float64)
-            found = of_test(folder, inputs["folds"], test_ids)
-            for fold, made in tested.items():
-                made[name] = found.loc[found["fold"] == fold, "logit"].to_numpy(np.float64)
-    known = pd.DataFrame(logits)
-    seen = image_columns(known, rows[0][PATIENT])
-    of_tests = {fold: image_columns(pd.DataFrame(made), rows[1][PATIENT]) for fold, made in tested.items()}
-    return (
-        Part(rows[0], tables[0], dict.fromkeys(tested, seen), known),
-        Part(rows[1], tables[1], of_tests, pd.DataFrame()),
-    )
+            found = out_of_fold(folder, inputs["folds"]).set_index("id")["logit"]
+            own[name] = found.loc[train[ID]].to_numpy(np.float64)
+            for fold, part in of_test(folder, inputs["folds"], test).groupby("fold"):
+                tested[fold][name] = part.set_index("id")["logit"].loc[test].to_numpy(np.float64)
+    return pd.DataFrame(own), {fold: pd.DataFrame(found) for fold, found in tested.items()}
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,10 @@ def gather(train: Part, test: Part, units: list[Path], work: Work) -> Mapping[st
         tested.append(pd.DataFrame(row))
     write_text(work.out / PREDICTIONS, pd.concat(tested).to_csv(index=False, lineterminator="\n"))
     images = pd.DataFrame(1 / (1 + np.exp(-train.logits.to_numpy())), columns=train.logits.columns)
-    together = pd.DataFrame({IMAGES: images.mean(axis=1), TABLE: sums[TABLE].to_numpy(), BOTH: sums[BOTH].to_numpy()})
+    ranked = images.groupby(train.rows["fold"]).rank(pct=True).mean(axis=1)
+    together = pd.DataFrame(
+        {IMAGES: images.mean(axis=1), RANKED: ranked, TABLE: sums[TABLE].to_numpy(), BOTH: sums[BOTH].to_numpy()}
+    )
     rows = train.rows[[ID, PATIENT, "fold", TARGET]].astype({TARGET: np.int64})
     scored = pd.concat([rows, images, together], axis=1)
     write_text(work.out / SCORED, scored.to_csv(index=False, lineterminator="\n"))

@@ -2,7 +2,8 @@
 
 Promises: no column depends on a label; those of a row depend on rows of its own table and patient alone; what is
 missing stays missing. A logit comes from a model that never saw the row: for training rows from that of their own fold,
-for test rows from the model of one fold at a time, as the models of different folds are calibrated differently.
+for test rows from the model of one fold at a time. Models of different folds are calibrated differently: each one's
+logits are measured by its own mean and spread, which takes no label.
 Embeddings of the folds' models are left out: they live in different spaces, so they are no columns of one table.
 """
 
@@ -19,6 +20,7 @@ from outlast.tasks.lesions.table import Features
 
 LOGIT = "logit_"
 OF_PATIENT = "_of_patient"
+Aligned = tuple[pd.DataFrame, dict[int, pd.DataFrame]]
 
 
 def table_columns(features: Features) -> pd.DataFrame:
@@ -35,8 +37,20 @@ def table_columns(features: Features) -> pd.DataFrame:
     return pd.concat([features.values, combined, pd.concat(parts).loc[features.values.index]], axis=1)
 
 
+def align(logits: pd.DataFrame, folds: pd.Series[int], tested: Mapping[int, pd.DataFrame]) -> Aligned:
+    """Logits of different folds' models made comparable: less the mean, over the spread, that a model has out of fold.
+
+    logits: of training rows, a column per backbone; folds: of the same rows. tested: {fold: test rows by its model},
+    which are moved by what the model has out of fold, as the test set may hold other patients.
+    """
+    means, spreads = logits.groupby(folds).mean(), logits.groupby(folds).std(ddof=0)
+    spreads = spreads.where(spreads > 0, 1.0)
+    own = logits.sub(means.loc[folds].to_numpy()).div(spreads.loc[folds].to_numpy())
+    return own, {fold: (found - means.loc[fold]) / spreads.loc[fold] for fold, found in tested.items()}
+
+
 def image_columns(logits: pd.DataFrame, patients: pd.Series[str]) -> pd.DataFrame:
-    """Columns of the image models, from a column of logits per backbone and the patient of each row.
+    """Columns of the image models, from a column of aligned logits per backbone and the patient of each row.
 
     Each logit, its mean over the patient's lesions, and how it differs from those of the patient's others.
     """

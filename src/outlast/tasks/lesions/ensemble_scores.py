@@ -1,7 +1,8 @@
 """What the ensemble is worth beside its parts: the table alone, the images alone, each backbone.
 
 Promises: every part is scored on the same rows, out of fold; intervals resample patients, and two parts are compared on
-the same resamples. "images" is the mean of the backbones' probabilities, with nothing learned on top.
+the same resamples. "images" is the mean of the backbones' probabilities, with nothing learned on top; "images by rank"
+that of their ranks within each fold, which does not suffer from folds whose models are calibrated differently.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from outlast.base.log import say
 from outlast.model.area_bootstrap import Area, Interval, bootstrap, paired_bootstrap
 from outlast.tasks.lesions.layout import PATIENT, TARGET
 
-BOTH, TABLE, IMAGES = "both", "table", "images"
+BOTH, TABLE, IMAGES, RANKED = "both", "table", "images", "images by rank"
 AREAS: tuple[Area, ...] = ("pauc", "auc")
 _OF_A_MODEL = ("trees", "inner_pauc", "inner_pauc_of_start")
 
@@ -32,7 +33,7 @@ class Compared:
 def compare(scored: pd.DataFrame, backbones: Sequence[str]) -> Compared:
     """From a column of probabilities per part, targets and patients of the training rows."""
     labels, patients = scored[TARGET].to_numpy(), scored[PATIENT].to_numpy()
-    others = (*backbones, IMAGES, TABLE)
+    others = (*backbones, IMAGES, RANKED, TABLE)
     parts = {
         name: {area: bootstrap(labels, scored[name].to_numpy(), patients, area=area) for area in AREAS}
         for name in (*others, BOTH)
