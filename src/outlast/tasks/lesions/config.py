@@ -186,10 +186,10 @@ def smoke() -> LesionsConfig:
     return LesionsConfig(
         data=LesionsData(image_size=32, folds=2, validation_negatives=200),
         sampling=Sampling(negatives_per_positive=6.0),
-        first=Backbone(name="mobilenetv3_small_050"),
+        first=Backbone(name="test_efficientnet"),
         second=Backbone(name="test_resnet"),
         ensemble=BoostingSettings(rounds=200, patience_rounds=30, inner_parts=3, seeds=2, learning_rate=0.1),
-        train=Training(epochs=12, batch_size=16, learning_rate=3e-3, ema_decay=0.9, threads=1),
+        train=Training(epochs=12, batch_size=16, learning_rate=3e-3, warmup_fraction=0.1, ema_decay=0.9, threads=1),
     )
 
 

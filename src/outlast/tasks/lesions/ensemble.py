@@ -110,8 +110,10 @@ def _logits(inputs: Mapping[str, Path], train: pd.DataFrame, test: list[str]) ->
             name = stage.removeprefix(EXTRACT)
             found = out_of_fold(folder, inputs["folds"]).set_index("id")["logit"]
             own[name] = found.loc[train[ID]].to_numpy(np.float64)
-            for fold, part in of_test(folder, inputs["folds"], test).groupby("fold"):
-                tested[fold][name] = part.set_index("id")["logit"].loc[test].to_numpy(np.float64)
+            of_tests = of_test(folder, inputs["folds"], test)
+            for fold, made in tested.items():
+                part = of_tests[of_tests["fold"] == fold].set_index("id")["logit"]
+                made[name] = part.loc[test].to_numpy(np.float64)
     return pd.DataFrame(own), {fold: pd.DataFrame(found) for fold, found in tested.items()}
 
 

@@ -35,7 +35,7 @@ def out_of_fold(extract: Path, folds: Path) -> pd.DataFrame:
     for fold, found in _by_fold(extract).items():
         wanted = listing[listing["fold"] == fold]
         _check(wanted["id"], found, f"fold {fold}", extract)
-        trained = found.index.intersection(listing["id"][listing["fold"] != fold])
+        trained = found.index.intersection(pd.Index(listing["id"][listing["fold"] != fold]))
         if len(trained):
             raise DataError(
                 f"{extract}: the model of fold {fold} has predicted {listed(trained.tolist(), 5)}, of other folds",
@@ -51,7 +51,7 @@ def of_test(extract: Path, folds: Path, ids: list[str]) -> pd.DataFrame:
     parts = []
     for fold, found in _by_fold(extract).items():
         _check(pd.Series(ids), found, "the test set", extract)
-        strange = found.index.difference(listing["id"]).difference(ids)
+        strange = found.index.difference(pd.Index(listing["id"])).difference(pd.Index(ids))
         if len(strange):
             raise DataError(
                 f"{extract}: predictions of rows that are in no table: {listed(strange.tolist(), 5)}",

@@ -8,7 +8,6 @@ Promises: the ids of sample_submission.csv in its order; every number finite and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ def build(work: Work) -> Mapping[str, Any]:
     """Write submission.csv. Raises DataError if predictions and sample_submission.csv do not fit together."""
     assert work.examples is not None
     sample = read_sample(work.examples.root)
-    found = pd.read_csv(work.inputs["ensemble"] / PREDICTIONS, dtype={"id": str}, float_precision="round_trip")
+    found = pd.read_csv(work.inputs["ensemble"] / PREDICTIONS, dtype={"id": str})
     submission = submit(found, sample[ID].tolist(), work.config.submission.average)
     write_text(work.out / "submission.csv", submission.to_csv(index=False, lineterminator="\n"))
     values = submission[TARGET]
@@ -46,9 +45,9 @@ def submit(predictions: pd.DataFrame, ids: Sequence[str], average: str) -> pd.Da
 
     average: "probability", or "rank" (each fold and seed counts by its order alone, 0 to 1). Raises DataError.
     """
-    wide = predictions.pivot_table(index="id", columns=["fold", "seed"], values="probability", aggfunc=list)
     _check_ids(predictions, ids)
-    values = wide.loc[list(ids)].map(_only).to_numpy(np.float64)
+    wide = predictions.pivot(index="id", columns=["fold", "seed"], values="probability")
+    values = wide.loc[list(ids)].to_numpy(np.float64)
     gaps = [name for name, row in zip(ids, np.isfinite(values).all(axis=1), strict=True) if not row]
     if gaps:
         raise DataError(
@@ -71,15 +70,6 @@ def submit(predictions: pd.DataFrame, ids: Sequence[str], average: str) -> pd.Da
     return pd.DataFrame({ID: list(ids), TARGET: target})
 
 
-def check(path: Path, ids: Sequence[str]) -> None:
-    """Raises DataError if a written submission does not have exactly these ids in this order and numbers in 0 to 1."""
-    written = pd.read_csv(path, dtype={ID: str})
-    if list(written.columns) != [ID, TARGET] or written[ID].tolist() != list(ids):
-        raise DataError(f"{path} does not have the ids of the sample in its order", hint="write it again")
-    if not written[TARGET].between(0, 1).all():
-        raise DataError(f"{path} holds what is no number from 0 to 1", hint="write it again")
-
-
 def _check_ids(predictions: pd.DataFrame, ids: Sequence[str]) -> None:
     twice = predictions[predictions.duplicated(["id", "fold", "seed"])]["id"].unique().tolist()
     missing = sorted(set(ids) - set(predictions["id"]))
@@ -100,7 +90,3 @@ def _check_ids(predictions: pd.DataFrame, ids: Sequence[str]) -> None:
 def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """(N,) the share of values that are lower, ties averaged: 0 for the lowest, 1 for the highest."""
     return (pd.Series(values).rank().to_numpy() - 1) / max(len(values) - 1, 1)
-
-
-def _only(found: Any) -> float:
-    return float(found[0]) if isinstance(found, list) else float("nan")

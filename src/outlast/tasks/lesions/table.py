@@ -184,9 +184,10 @@ def read_features(folds: Path) -> Features:
         tuple(known["numeric"]), {name: tuple(values) for name, values in known["categories"].items()},
         tuple(known["notes"]),
     )  # fmt: skip
-    text = dict.fromkeys((ID, PATIENT, *columns.categories), str)
+    numeric = dict.fromkeys((TARGET, *columns.numeric), np.float64)
     try:
-        rows = pd.read_csv(folds / TABLE, dtype=text, float_precision="round_trip", low_memory=False)
+        # Numbers are read as text and made of it one by one, to the last bit, whatever the version of pandas.
+        rows = pd.read_csv(folds / TABLE, dtype=str).astype({**numeric, "fold": np.int64})
     except (OSError, ValueError) as error:
         raise DataError(f"{folds / TABLE} can't be read ({error})", hint="restore it from a copy of the run") from error
     declared = Declared(id=ID, patient=PATIENT, target=TARGET, leaks={})
