@@ -28,6 +28,9 @@ TABLE = (
     "mcc",
     "class_mcc",
     "pixels",
+    "pixel_f1",
+    "image_auc",
+    "of1",
     "images",
 )  # columns of a class table
 NUMBERED = 40  # classes up to which the cells carry numbers
