@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from outlast.task import Call, Delivery, Figure, Predict, Rows, Stage, Task, Train
-from outlast.tasks.lesions import folds, learner, scores, use
+from outlast.tasks.lesions import ensemble, folds, learner, scores, submit, use
 from outlast.tasks.lesions.config import PRESETS, LesionsConfig
 from outlast.tasks.lesions.extracted import training_stage
 from outlast.tasks.lesions.scores import EXTRACT
@@ -41,11 +41,16 @@ def stages(config: LesionsConfig) -> Sequence[Stage]:
         )
     predicted = ("folds", *(stage.name for stage in extracts))
     judged = (*predicted, *(stage.name for stage in trains))
+    together = [
+        Call("ensemble", ensemble.build, config.ensemble_stage(), learner.LEARNER, predicted, ensemble.MAKES),
+        Call("submit", submit.build, config, learner.LEARNER, needs=("ensemble",), makes=submit.MAKES),
+    ]
     return [
         Call("folds", folds.build, of_data, learner.LEARNER, makes=folds.MAKES),
         *trains,
         *extracts,
         Call("scores", scores.score, of_data, learner.LEARNER, needs=judged, makes=scores.MAKES),
+        *([] if config.quick.enabled else together),
     ]
 
 
@@ -73,5 +78,14 @@ TASK = Task(
     stages=stages,
     deliver=deliver,
     synthetic=write,
-    figures=(Figure("class_table", "scores/metrics.json", "Image models, fold by fold"),),
+    figures=(
+        Figure("class_table", "scores/metrics.json", "Image models, fold by fold"),
+        Figure("class_table", "ensemble/metrics.json", "The ensemble and its parts, out of fold"),
+        Figure(
+            "importance",
+            "ensemble/importance.json",
+            "What the ensemble's trees go by",
+            "Beyond the image logits that the trees start from.",
+        ),
+    ),
 )

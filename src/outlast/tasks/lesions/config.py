@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from outlast.config.schema import Settings, TaskConfig, Training
 from outlast.data.augment import Augmentation
+from outlast.model.boosting_settings import BoostingSettings
 
 SMALL = "mobilenetv3_small_100"  # what a backbone that does not fit into memory falls back to
 
@@ -117,6 +118,12 @@ class StageConfig(DataConfig):
     views: Literal["none", "flips", "dihedral"] = "none"
 
 
+class EnsembleConfig(DataConfig):
+    """What the ensemble depends on, beside what its stages have made. `train` gives seed and threads alone."""
+
+    ensemble: BoostingSettings = BoostingSettings()
+
+
 class LesionsConfig(DataConfig):
     """Everything that can be set. `train` counts for every training."""
 
@@ -127,6 +134,7 @@ class LesionsConfig(DataConfig):
     views: Literal["none", "flips", "dihedral"] = Field(
         "flips", description="turned images whose predictions are averaged in extraction: none, 4 flips, 8 with turns"
     )
+    ensemble: BoostingSettings = BoostingSettings()
     submission: Submission = Submission()
 
     @property
@@ -142,6 +150,13 @@ class LesionsConfig(DataConfig):
     def data_stage(self) -> DataConfig:
         """The configuration of the stages that train nothing."""
         return DataConfig(preset=self.preset, data=self.data, quick=self.quick)
+
+    def ensemble_stage(self) -> EnsembleConfig:
+        """The configuration of the ensemble."""
+        return EnsembleConfig(
+            preset=self.preset, data=self.data, quick=self.quick, ensemble=self.ensemble,
+            train=Training(seed=self.train.seed, threads=self.train.threads),
+        )  # fmt: skip
 
     def train_stage(self, model: Backbone) -> StageConfig:
         """The configuration of every training of one backbone."""
@@ -173,6 +188,7 @@ def smoke() -> LesionsConfig:
         sampling=Sampling(negatives_per_positive=6.0),
         first=Backbone(name="test_efficientnet"),
         second=Backbone(name="test_resnet"),
+        ensemble=BoostingSettings(rounds=200, patience_rounds=30, inner_parts=3, seeds=2, learning_rate=0.1),
         train=Training(epochs=12, batch_size=16, learning_rate=3e-3, warmup_fraction=0.1, ema_decay=0.9, threads=1),
     )
 
