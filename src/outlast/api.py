@@ -47,6 +47,7 @@ def train(
     mirror: str | None = None,
     deadline: Deadline | None = None,
     processes: int = 1,
+    side_by_side: int = 1,
     sweep: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train a task until it is finished or the session must end; call it again to go on.
@@ -60,6 +61,8 @@ def train(
     Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
     "stages_left"}; "stages" holds what each finished stage recorded, the scores among them. With `processes` above 1
     the training runs in that many new processes on this machine (one per GPU); a `deadline` can't be given to them.
+    With `side_by_side` above 1 so many stages that do not need one another run at a time, each in a process of its own
+    (and on a GPU of its own); the result is that of one after the other with as many CPU threads.
 
     sweep: what is varied, such as ["teacher=all", "seed=1,2,3"]: every combination is trained, in `out`/models, and
     what several of them have in common once. Then "status" may be "failed" (of some cells; nothing is raised), and
@@ -83,8 +86,8 @@ def train(
             config=Path(config) if config else None, overrides=overrides, resume=resume,
             start_from=Path(start_from) if start_from else None, session_limit=session_limit, time_limit=time_limit,
             quota_left=quota_left, quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=fallback,
-            extend=extend, mirror=mirror, deadline=deadline, processes=max(started, processes), starter=starter,
-            sweep=sweep,
+            extend=extend, mirror=mirror, deadline=deadline, processes=max(started, processes),
+            side_by_side=side_by_side, starter=starter, sweep=sweep,
         )
     )  # fmt: skip
 
