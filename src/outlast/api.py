@@ -46,9 +46,13 @@ def train(
     fallback: bool = True,
     extend: bool = False,
     mirror: str | None = None,
+    previous: str | None = None,
     deadline: Deadline | None = None,
     processes: int = 1,
     sweep: Sequence[str] = (),
+    on: Literal["local", "kaggle"] = "local",
+    owner: str | None = None,
+    accelerator: str | None = None,
 ) -> dict[str, Any]:
     """Train a task until it is finished or the session must end; call it again to go on.
 
@@ -56,7 +60,8 @@ def train(
     session, of the accelerator's quota (`quota_left`, of which an hour costs `quota_rate` hours), and of the run's own
     time over all its sessions (`time_limit`). extend: the run may be made longer, by larger train.epochs,
     train.minimum_steps or train.patience_epochs. mirror: a folder or any fsspec URL that keeps a verified copy of the
-    run, from which it goes on if it is further there.
+    run, from which it goes on if it is further there. previous: a folder with the output of an earlier session, or
+    "auto" for all inputs of a Kaggle notebook: the run goes on from there if it is further.
 
     Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
     "stages_left"}; "stages" holds what each finished stage recorded, the scores among them. With `processes` above 1
@@ -66,10 +71,19 @@ def train(
     what several of them have in common once. Then "status" may be "failed" (of some cells; nothing is raised), and
     besides there are "cells" (how each stands and why, its scores), "table" (mean and standard deviation over the seeds
     of each combination), "over", "csv" and "cells_left".
+
+    on="kaggle": trains in sessions on Kaggle, one after another, and fetches what they make; owner: whose kernels they
+    are; data: OWNER/SLUG of data sets there, or SLUG of competitions; accelerator: "NvidiaTeslaT4" unless given, "none"
+    for presets that need no GPU. Besides there are "sessions" and "quota_hours".
     Raises the errors of `outlast.errors`; nothing is written before configuration and data were found right.
     """
     data, overrides = _settings_apart(task, data, overrides)
-    asked = {name: value for name, value in locals().items() if name not in ("task", "processes", "sweep")}
+    local = ("task", "processes", "sweep", "on", "owner", "accelerator")
+    asked = {name: value for name, value in locals().items() if name not in (*local, "local")}
+    if on == "kaggle":
+        return _train_on_kaggle(task, asked, processes=processes, sweep=sweep, owner=owner, accelerator=accelerator)
+    if owner is not None or accelerator is not None:
+        raise UsageError("--owner and --accelerator are for trainings on Kaggle", hint="give --on kaggle with them")
     if processes != 1 and not sweep:
         return launch.launch(task, processes, asked)
     from outlast.plan.request import Request
@@ -84,8 +98,38 @@ def train(
             config=Path(config) if config else None, overrides=overrides, resume=resume,
             start_from=Path(start_from) if start_from else None, session_limit=session_limit, time_limit=time_limit,
             quota_left=quota_left, quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=fallback,
-            extend=extend, mirror=mirror, deadline=deadline, processes=max(started, processes), starter=starter,
-            sweep=sweep,
+            extend=extend, mirror=mirror, previous=previous, deadline=deadline, processes=max(started, processes),
+            starter=starter, sweep=sweep,
+        )
+    )  # fmt: skip
+
+
+def _train_on_kaggle(
+    task: str, asked: Mapping[str, Any], *, processes: int, sweep: Sequence[str], owner: str | None,
+    accelerator: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    from outlast.plan.kaggle_sessions import Wish, train_on_kaggle
+    from outlast.plan.request import listed_data
+
+    known = {"data", "out", "preset", "config", "overrides", "session_limit", "quota_rate"}
+    usual = {"resume": "auto", "fallback": True, "synthetic": False, "extend": False}
+    given = [name for name, value in asked.items() if name not in known and value != usual.get(name)]
+    given += [name for name, there in (("processes", processes != 1), ("sweep", bool(sweep))) if there]
+    if given:
+        raise UsageError(
+            f"--on kaggle does not go with {', '.join('--' + name.replace('_', '-') for name in given)}",
+            hint="leave it out; on Kaggle there is one process per GPU, and each session goes on with the one before",
+        )
+    if owner is None:
+        raise UsageError(
+            "--on kaggle needs --owner", hint="give your user name on Kaggle: the end of your profile's address"
+        )
+    return train_on_kaggle(
+        Wish(
+            task=task, owner=owner, data=listed_data(asked["data"]), out=Path(asked["out"]) if asked["out"] else None,
+            preset=asked["preset"], config=Path(asked["config"]) if asked["config"] else None,
+            overrides=asked["overrides"], session_limit=asked["session_limit"], quota_rate=asked["quota_rate"],
+            accelerator=accelerator,
         )
     )  # fmt: skip
 
@@ -250,6 +294,20 @@ def export_weights(
     return {"files": [str(path) for path in files], "parameters": sum(p.numel() for p in module.parameters())}
 
 
+def export_bundle(
+    subject: str | Path, to: str | Path, *, preset: str | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Write one file that trains a task where Outlast is not installed: a script (.py), or a notebook (.ipynb).
+
+    subject: a task, whose preset and settings are given; or the folder of a run, whose own are taken. Returns {"files",
+    "bytes", "bytes_of_packages": those of other people's packages in it, "sources", "packages"}.
+    """
+    from outlast.plan import bundling
+
+    result = bundling.export(str(subject), Path(to), preset, overrides)
+    return {**result, "files": [str(path) for path in result["files"]]}
+
+
 def embed(
     run: str | Path,
     *,
@@ -342,16 +400,24 @@ def compare(runs: Sequence[str | Path], *, to: str | Path | None = None, mix_run
     return {**found, "text": compared.table(found), "csv": str(target) if target is not None else None}
 
 
-def write_report(run: str | Path) -> dict[str, Any]:
-    """Write report.html anew, or the table and page of a sweep. Returns {"report", "text"}: its path, and a summary."""
+def write_report(run: str | Path, *, figures: str | Path | None = None) -> dict[str, Any]:
+    """Write report.html anew, or the table and page of a sweep. Returns {"report", "text"}: its path, and a summary.
+
+    figures: a folder into which the figures go as PNG files too; then "figures" are their paths.
+    """
     from outlast.plan import session
     from outlast.report import collect, sweep, sweep_page, text
 
     if sweep.is_sweep(Path(run)):
+        if figures is not None:
+            raise UsageError(f"{run} is a sweep, whose figure is sweep.png", hint="leave --figures out")
         return {"report": str(Path(run) / "sweep.html"), "text": sweep.text(sweep_page.write(Path(run)))}
 
     page = session.write_report(Path(run))
-    return {"report": str(page), "text": text.summary(collect.collect(Path(run)))}
+    result: dict[str, Any] = {"report": str(page), "text": text.summary(collect.collect(Path(run)))}
+    if figures is not None:
+        result["figures"] = [str(path) for path in session.write_figures(Path(run), Path(figures))]
+    return result
 
 
 def make_plan(
@@ -448,7 +514,7 @@ def kaggle_logs(kernel: str) -> dict[str, Any]:
     """What the newest session of a kernel printed. Returns {"kernel", "log"}."""
     from outlast.env import kaggle_client
 
-    return {"kernel": kernel, "log": kaggle_client.logs(kernel)}
+    return {"kernel": kernel, "log": kaggle_client.logs(kernel).text}
 
 
 def kaggle_pull(kernel: str, *, to: str | Path, pattern: str | None = None) -> dict[str, Any]:

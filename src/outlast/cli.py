@@ -76,6 +76,10 @@ def train(
     mirror: Annotated[
         str | None, typer.Option(metavar="URL", help="Keep a verified copy: a folder, s3://bucket/folder, ...")
     ] = None,
+    previous: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|auto", help="Go on with an earlier session's output; auto: an attached one."),
+    ] = None,
     extend: Annotated[
         bool, typer.Option("--extend", help="Make the run's training longer (train.epochs=...).")
     ] = False,
@@ -85,6 +89,11 @@ def train(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE,VALUE", help="Train every combination: --sweep loss=all seed=1,2,3."),
     ] = None,
+    on: Annotated[str, typer.Option(help="local, or kaggle: in sessions there, one after another.")] = "local",
+    owner: Annotated[str | None, typer.Option(metavar="USER", help="On Kaggle: whose kernels they are.")] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(metavar="ID", help="On Kaggle: NvidiaTeslaT4 (two of them), none, ...")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a task; type the same again to go on after a stop or a kill."""
@@ -92,11 +101,14 @@ def train(
 
     if resume not in ("auto", "must", "never"):
         raise UsageError(f"--resume {resume!r} is not known", hint="choose auto, must or never")
+    if on not in ("local", "kaggle"):
+        raise UsageError(f"--on {on!r} is not known", hint="choose local or kaggle")
     result = api.train(
         task, data=data, out=out, preset=preset, config=config, overrides=overrides or [], resume=resume,  # type: ignore[arg-type]
+        on=on, owner=owner, accelerator=accelerator,  # type: ignore[arg-type]
         start_from=start_from, session_limit=session_limit, time_limit=time_limit, quota_left=quota_left,
         quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=not no_fallback, extend=extend,
-        mirror=mirror, processes=processes, sweep=sweep or (),
+        mirror=mirror, previous=previous, processes=processes, sweep=sweep or (),
     )  # fmt: skip
     _print(result, as_json, "")
     if result["status"] == "failed":
@@ -290,12 +302,15 @@ def status(
 def report(
     run: RunFolder,
     text: Annotated[bool, typer.Option("--text", help="Print a summary to paste.")] = False,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the figures as PNG files into this folder too.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the report page of a run."""
     from outlast import api
 
-    result = api.write_report(run)
+    result = api.write_report(run, figures=figures)
     _print(result, as_json, result["text"] if text else result["report"])
 
 
@@ -323,11 +338,19 @@ def compare(
 
 @app.command()
 def export(
-    run: RunFolder,
+    subject: Annotated[str, typer.Argument(metavar="RUN|TASK", help="The run folder; for .py and .ipynb also a task.")],
     to: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="model.safetensors, .pth or .onnx; solution.zip for tasks that submit one."),
+        typer.Option(
+            metavar="FILE",
+            help="model.safetensors, .pth or .onnx; solution.zip for tasks that submit one; kaggle.py or kaggle.ipynb: "
+            "all that trains the task, in one file.",
+        ),
     ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of a task: settings, such as train.epochs=40.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Of a task: smoke, cpu, t4, full, ...; t4 if it has it.")] = None,
     stage: OneStage = None,
     half: Annotated[bool, typer.Option("--half", help="Weights in float16: half the size.")] = False,
     int8: Annotated[
@@ -341,10 +364,22 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a run's best weights for use without Outlast."""
+    """Export a run's best weights for use without Outlast, or (.py, .ipynb) one file that trains a task anywhere."""
     from outlast import api
 
-    result = api.export_weights(run, to, stage=stage, half=half, int8=int8, compare=compare, data=data)
+    if to.suffix in (".py", ".ipynb"):
+        given = {"--stage": stage, "--half": half, "--int8": int8, "--compare": compare, "--data": data}
+        if named := [name for name, value in given.items() if value]:
+            raise UsageError(f"{', '.join(named)}: not of {to.name}, which holds no weights", hint="leave it out")
+        bundle = api.export_bundle(subject, to, preset=preset, overrides=overrides or [])
+        _print(bundle, as_json, bundle["files"][0])
+        return
+    if preset is not None or overrides:
+        raise UsageError(
+            f"--preset and KEY=VALUE are not of {to.name}: a run has its own",
+            hint="they go with kaggle.py or kaggle.ipynb",
+        )
+    result = api.export_weights(subject, to, stage=stage, half=half, int8=int8, compare=compare, data=data)
     text = result.pop("text", None)
     _print(result, as_json, "\n".join([*result["files"], *([text] if text else [])]))
 

@@ -31,7 +31,7 @@ def test_a_push_runs_and_its_output_comes_back_verified(kaggle, kernel, ended, t
     assert (asked["sessionTimeoutSeconds"], asked["machineShape"]) == (600, "NvidiaTeslaT4")
     assert asked["enableInternet"] is False and asked["isPrivate"] is True
     assert ended(NAME).state == "complete"
-    assert kaggle_client.logs(NAME) == "inputs: []\n"
+    assert kaggle_client.logs(NAME).text == "inputs: []\n"
     fetched = kaggle_client.output(NAME, tmp_path / "out")
     assert fetched.verified
     assert {path.relative_to(tmp_path / "out").as_posix() for path in fetched.files} == {
@@ -55,7 +55,7 @@ def test_inputs_are_mounted_as_kaggle_does_in_both_layouts(kaggle, kernel, ended
     before = {"nested": ("competitions/", f"datasets/{USER}/", f"notebooks/{USER}/"), "flat": ("", "", "")}[layout]
     inputs = (f"{before[0]}leaves/train.csv", f"{before[1]}photos/a/1.jpg", f"{before[2]}first-one/manifest.json")
     mounted = [f"input/{name}" for name in (*inputs, f"{before[2]}first-one/o.txt")]
-    assert kaggle_client.logs(NAME) == f"inputs: {sorted(mounted)}\n"
+    assert kaggle_client.logs(NAME).text == f"inputs: {sorted(mounted)}\n"
 
 
 def test_a_session_at_its_limit_is_killed_and_leaves_nothing(kaggle, kernel, ended, tmp_path):
@@ -63,7 +63,8 @@ def test_a_session_at_its_limit_is_killed_and_leaves_nothing(kaggle, kernel, end
     kaggle_client.push(kernel(body), seconds=2)
     found = ended(NAME)
     assert found.state == "cancelled" and "max allowed execution duration" in found.message
-    assert "working" in kaggle_client.logs(NAME)
+    log = kaggle_client.logs(NAME)
+    assert log.text == "inputs: []\nworking\n" and 0 < log.seconds < 2
     assert kaggle_client.output(NAME, tmp_path / "out").files == ()
     assert kaggle_client.quota()["gpu"].used_hours == pytest.approx(2 / 3600, rel=0.5)
 
@@ -71,7 +72,7 @@ def test_a_session_at_its_limit_is_killed_and_leaves_nothing(kaggle, kernel, end
 def test_a_session_that_fails_has_a_log_and_no_output(kaggle, kernel, ended, tmp_path):
     kaggle_client.push(kernel("Path('a.txt').write_text('1'); raise SystemError('broken')"))
     assert ended(NAME).state == "error"
-    assert "SystemError: broken" in kaggle_client.logs(NAME)
+    assert "SystemError: broken" in kaggle_client.logs(NAME).text
     assert kaggle_client.output(NAME, tmp_path / "out").files == ()
 
 
@@ -155,7 +156,7 @@ def test_an_output_without_a_manifest_says_that_it_is_not_verified(kaggle, kerne
 def test_credentials_are_asked_for_and_never_shown(kaggle, kernel, ended, monkeypatch, tmp_path):
     kaggle_client.push(kernel(f"print('my key is {KEY}')"))
     ended(NAME)
-    assert "my key is ***" in kaggle_client.logs(NAME)
+    assert "my key is ***" in kaggle_client.logs(NAME).text
     monkeypatch.setenv("KAGGLE_KEY", "another-key-that-is-wrong")
     with pytest.raises(RunError, match="Kaggle answers 401") as raised:
         kaggle_client.quota()
@@ -181,8 +182,8 @@ def test_notebooks_run_too(kaggle, kernel, ended):
     book = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
     (folder / "main.ipynb").write_text(json.dumps(book))
     kaggle_client.push(folder)
-    assert ended(NAME).state == "complete", kaggle_client.logs(NAME)
-    assert "42" in kaggle_client.logs(NAME)
+    assert ended(NAME).state == "complete", kaggle_client.logs(NAME).text
+    assert "42" in kaggle_client.logs(NAME).text
 
 
 def test_memory_that_runs_out_looks_as_on_kaggle(kaggle, kernel, ended):

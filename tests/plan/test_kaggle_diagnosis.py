@@ -29,6 +29,7 @@ KERNEL = 'Traceback (most recent call last):\n  File "script.py", line 9, in <mo
         ("internet", "urllib3.exceptions.NameResolutionError: Failed to resolve 'huggingface.co'\n", "", "huggingface"),
         ("outlast", "error: the split has no test images\n  What to do: give --data more\n", "", "no test images"),
         ("broken", KERNEL + "ZeroDivisionError: division by zero\n", "", "ZeroDivisionError"),
+        ("memory", KERNEL + "outlast train ended with exit status -9; why stands above\n", "", "status -9"),
         ("unknown", "epoch 1\nepoch 2\n", "", "epoch 2"),
     ],
 )
@@ -37,6 +38,12 @@ def test_a_failure_is_named_with_its_lines_and_a_remedy(kind, log, message, word
     assert found.kind == kind
     assert any(words in line for line in found.excerpt)
     assert found.remedy and found.remedy in describe(found)
+
+
+def test_only_what_may_pass_is_tried_again():
+    assert diagnose(Ended("error", "", "")).again  # as when a machine is lost
+    assert not diagnose(Ended("error", "", "epoch 1\n")).again
+    assert not diagnose(Ended("error", "", KERNEL + "ImportError: no libGL.so.1\n")).again
 
 
 def test_the_remedy_that_outlast_printed_is_taken():
@@ -52,7 +59,8 @@ def test_a_session_at_its_limit_was_ended_by_it_whatever_its_log_says():
     ):
         found = diagnose(ended)
         assert found.kind == "time" and found.again and "--session-limit" in found.remedy
-    assert diagnose(Ended("cancelled", "", log, seconds=60, limit_seconds=32_400)).kind == "cancelled"
+    cancelled = diagnose(Ended("cancelled", "", log, seconds=60, limit_seconds=32_400))
+    assert cancelled.kind == "cancelled" and not cancelled.again  # somebody wanted it
 
 
 def test_what_was_overcome_long_before_the_end_is_not_the_cause():

@@ -68,12 +68,12 @@ _RULES = (
         "gpu_memory",
         r"CUDA out of memory|torch\.OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED",
         "the GPU's memory was not enough",
-        "set a smaller train.micro_batch_size or data.image_size, or leave train.fallback on",
+        "set a smaller train.micro_batch or data.image_size, or leave train.fallback on",
     ),
     _Rule(
         "memory",
         r"tried to allocate more memory than is available|DataLoader worker .* is killed by signal: (?:Killed|Bus)|"
-        r"DeadKernelError|^\s*MemoryError\b|Cannot allocate memory|Unable to allocate .* for an array",
+        r"exit status -9\b|DeadKernelError|^\s*MemoryError\b|Cannot allocate memory|Unable to allocate .* for an array",
         "the machine's memory was not enough",
         "set fewer loading.workers and a smaller data.image_size or batch; Kaggle has about 30 GB",
     ),
@@ -85,7 +85,7 @@ _RULES = (
     ),
     _Rule(
         "import",
-        r"^(?:ModuleNotFoundError|ImportError): .*",
+        r"^(?:ModuleNotFoundError|ImportError): .*|imports another copy of outlast",
         "a Python package is missing or does not fit Kaggle's image",
         "export again, which embeds what the image lacks; don't install packages in the session",
     ),
@@ -114,8 +114,8 @@ def diagnose(ended: Ended) -> Diagnosis:
         return Diagnosis("time", f"Kaggle ended the session at its limit{length}, and kept nothing of it", _IN_TIME,
                          _end(ended.log), again=True)  # fmt: skip
     if ended.state == "cancelled":
-        again = "run the same command again"
-        return Diagnosis("cancelled", f"the session was ended from outside{length}", again, _end(ended.log), again=True)
+        remedy = "type the same command again to go on"
+        return Diagnosis("cancelled", f"the session was ended from outside{length}", remedy, _end(ended.log))
     fitting = [(place, rule, words) for rule in _RULES if (found := _last(rule, ended)) for place, words in [found]]
     if fitting:
         _, rule, words = max(fitting, key=lambda item: item[0])
@@ -127,7 +127,8 @@ def diagnose(ended: Ended) -> Diagnosis:
         return Diagnosis("broken", f"it failed with {raised[-1]}", remedy, _around(ended, raised[-1]))
     sentence = f"it failed, and nothing in its log says why ({ended.message or 'Kaggle gives no reason'})"
     remedy = "look at the kernel's page; run the same command again"
-    return Diagnosis("unknown", sentence, remedy, _end(ended.log), again=True)
+    # Without a word: as when a machine is lost, which the next one need not be.
+    return Diagnosis("unknown", sentence, remedy, _end(ended.log), again=not ended.log.strip())
 
 
 def describe(found: Diagnosis) -> str:
