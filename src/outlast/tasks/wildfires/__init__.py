@@ -134,4 +134,5 @@ TASK = Task(
         "loss": Axis("loss.name", LOSSES),
         "student": Axis("student.name"),
     },
+    quick=("train.epochs=2", "teacher.train.epochs=2", "data.epoch_pairs=0", "baseline=false"),
 )
