@@ -4,7 +4,7 @@
     python benchmarks/wildfires.py flame --data ../shared/data/wildfires/flame --seeds 1 2 3
 
 synthetic: `outlast train wildfires --preset cpu --sweep seed=...` on the synthetic set of 40 flights with 16 frames
-each. Scores are those of its test split, by the labels that the models are trained with (one in eight is wrong) and by
+each. Scores are those of its test split, by the labels that the models are trained with (some are wrong) and by
 truth.csv, which no model sees. Prints mean and standard deviation over the seeds, the paired differences, and which
 share of what the teacher is ahead the student makes up.
 
