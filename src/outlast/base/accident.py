@@ -11,7 +11,8 @@ Places: batch, step, stepped, evaluate, predict, call, unit (of a call: done), f
 write.sync, write.rename, write.done (one file); write.append (metrics.jsonl); folder.open, folder.file,
 folder.manifest, folder.rename, folder.replace, folder.done; remove.rename, remove.files; mirror.take (a snapshot);
 mirror.object, mirror.verify (one file on the mirror), mirror.index, mirror.indexed, mirror.durable, mirror.prune (one
-removal), mirror.fetch (one file), mirror.aside, mirror.rename.
+removal), mirror.fetch (one file), mirror.aside, mirror.rename; unpack.file (one file), unpack.rename, unpack.stage (one
+that is taken over).
 """
 
 from __future__ import annotations

@@ -85,7 +85,9 @@ def _key(facts: Mapping[str, Mapping[str, Any]], name: str) -> tuple[bool, int]:
 def _progress_of(stage: Path, verify: bool) -> dict[str, Any]:
     try:
         record = json.loads((stage / "stage.json").read_text(encoding="utf-8"))
-        if not verify or all(_is(stage / name, output["sha256"]) for name, output in record["outputs"].items()):
+        left = {name for name in record.get("elsewhere", ()) if not (stage / name).exists()}  # not carried here
+        here = {name: output for name, output in record["outputs"].items() if name not in left}
+        if not verify or all(_is(stage / name, output["sha256"]) for name, output in here.items()):
             return {"step": int(record["result"].get("steps", 0)), "finished": True}
     except FileNotFoundError:
         pass

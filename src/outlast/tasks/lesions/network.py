@@ -36,7 +36,9 @@ class LesionNet(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See the class."""
-        features = self.backbone((images - self.mean) / self.std)
+        # Convolutions on a CPU and in half precision are faster where the channels of a pixel lie side by side.
+        pixels = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        features = self.backbone(pixels)
         return {"logits": self.head(self.dropout(features)).squeeze(1), "features": features}
 
 
