@@ -32,7 +32,7 @@ def refused(root, config=THREE):
 def folded(root, out, config=THREE, found=None):
     """What the stage `folds` makes, in the folder `out`."""
     out.mkdir()
-    about = folds.build(Work(config, {}, out, found or examples(root, config), False))
+    about = folds.build(Work(config, {}, out, found or examples(root, config), False, out, lambda: None))
     return out, about
 
 
@@ -76,6 +76,17 @@ def test_a_data_set_declares_leaks_of_its_own(lesions):
     assert "note: it gives the answer away (written afterwards)" in refused(lesions, wanted)
     named = DataConfig(data=LesionsData(folds=3, leaks=("sex",)))
     assert "sex" not in table.read_tables(lesions, named).columns.names
+
+
+def test_a_leak_that_nobody_declared_is_told(lesions):
+    for name in ("train-metadata.csv", "test-metadata.csv"):
+        edit(
+            lesions / name,
+            lambda f: f.assign(depth=np.where(f["isic_id"].str[-1].isin(["0", "5"]), 4.0, np.nan)),
+        )
+    notes = table.read_tables(lesions, THREE).notes
+    assert any("depth alone tells malignant from benign (AUC 1.000)" in note for note in notes)
+    assert not any("tbp_lv_A alone" in note or "sex alone" in note for note in notes)
 
 
 @pytest.mark.real_data
@@ -240,9 +251,8 @@ def test_a_patient_in_two_folds_is_refused(lesions, tmp_path):
     found = examples(lesions)
     moved = found.table.copy()
     moved.loc[0, "fold"] = (moved.loc[0, "fold"] + 1) % 3
-    (tmp_path / "folds").mkdir()
     with pytest.raises(DataError, match=r"stand on two sides of the split.*P000"):
-        folds.build(Work(THREE, {}, tmp_path / "folds", type(found)(moved, found.root, found.facts), False))
+        folded(lesions, tmp_path / "folds", found=type(found)(moved, found.root, found.facts))
 
 
 def test_a_fold_without_positives_is_refused():

@@ -26,7 +26,8 @@ from outlast.data.table import Examples
 from outlast.errors import DataError, listed
 from outlast.model.partial_auc import SHARE, PartialAUC
 from outlast.task import DATA, Inputs, Learner
-from outlast.tasks.lesions import layout, network, table
+from outlast.tasks.lesions import layout, network
+from outlast.tasks.lesions import rows as lesions
 from outlast.tasks.lesions.config import DataConfig, StageConfig
 
 Batch = dict[str, Tensor]
@@ -40,12 +41,12 @@ def examples(config: DataConfig, roots: Mapping[str, Path]) -> Examples:
     """Every training and test row, with folds; no image is decoded."""
     check_names("lesions", roots, (DATA,))
     root = find_root("lesions", roots.get(DATA), layout.looks_like_lesions, accepts=Path.is_dir)
-    return table.read_examples(root, config)
+    return lesions.read_examples(root, config)
 
 
 def labelled(config: StageConfig, root: Path, facts: Mapping[str, Any]) -> Examples:
     """Every labelled lesion of a folder in the layout of the training set."""
-    return table.read_labelled(root, facts)
+    return lesions.read_labelled(root, facts)
 
 
 def unlabelled(config: StageConfig, images: Sequence[Path], facts: Mapping[str, Any]) -> Examples:

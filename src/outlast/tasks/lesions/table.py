@@ -1,16 +1,16 @@
-"""The tables of training and test lesions: read, checked, folded, and kept for the stages that need them.
+"""The tables of training and test lesions: read, checked, and kept for the stages that need them.
 
-Promises: only columns that both tables have and that are no leaks are kept (data.columns); ids join table, folds and
-images, never the order of rows; all that is wrong with tables and images is found at once and named. Folds are
-decided for all rows before a quick test takes its part of them. No image is decoded here.
+Promises: only columns that both tables have and that are no declared leaks are kept (data.columns); a column that no
+declaration names, and that alone tells nearly all malignant lesions from the others, is told; what is wrong with the
+tables is found at once and named. Ids join table and folds, never the order of rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +18,19 @@ import pandas as pd
 
 from outlast.base.files import read_json, write_json, write_text
 from outlast.data.columns import Columns, Declared, choose_columns, encode, read_table
-from outlast.data.hdf5 import Images, hash_images, match_ids, open_images
-from outlast.data.patients import patient_folds, read_folds
-from outlast.data.randomness import uniforms
-from outlast.data.sampler import shuffled
-from outlast.data.table import Examples
+from outlast.data.patients import read_folds
 from outlast.errors import DataError, listed
+from outlast.model.partial_auc import auc
 from outlast.tasks.lesions import layout
-from outlast.tasks.lesions.config import DataConfig, QuickTest
+from outlast.tasks.lesions.config import DataConfig
 from outlast.tasks.lesions.layout import ID, PATIENT, TARGET
 
 TEST_FOLD = -1  # the fold of test rows
-CLASSES = ("benign", "malignant")
 TABLE, COLUMNS = "table.csv", "columns.json"  # what the stage `folds` keeps for others, beside FOLDS
 FOLDS = "folds.csv"
-_NO_LABEL = -1
 Found = TypeVar("Found")
+_SUSPICIOUS = 0.98  # AUC of a single column
+_ROWS_PER_CATEGORY = 50
 
 
 @dataclass(frozen=True)
@@ -67,94 +64,40 @@ def read_tables(root: Path, config: DataConfig) -> Tables:
     """Both tables with their chosen columns. Raises DataError with everything that is wrong with them."""
     declared = layout.declared(root, config.data.leaks)
     problems: list[DataError] = []
-    train = _collected(problems, lambda: read_table(root / layout.TRAIN_TABLE, declared, labelled=True))
-    test = _collected(problems, lambda: read_table(root / layout.TEST_TABLE, declared, labelled=False))
+    train = collected(problems, lambda: read_table(root / layout.TRAIN_TABLE, declared, labelled=True))
+    test = collected(problems, lambda: read_table(root / layout.TEST_TABLE, declared, labelled=False))
     if train is not None and test is not None:
-        _collected(problems, lambda: _check_sample(root, test))
-        _collected(problems, lambda: _check_apart(train, test))
-    _raise(problems, f"the tables in {root} can't be used as they are")
+        collected(problems, lambda: _check_sample(root, test))
+        collected(problems, lambda: _check_apart(train, test))
+    raise_all(problems, f"the tables in {root} can't be used as they are")
     assert train is not None
     assert test is not None
     columns = choose_columns(train, test, declared, config.data.columns)
     notes = list(columns.notes)
     for name, table in ((layout.TRAIN_TABLE, train), (layout.TEST_TABLE, test)):
         notes += [f"{name}: {note}" for note in encode(table, columns, declared)[1]]
-    return Tables(train, test, columns, declared, tuple(notes))
+    return Tables(train, test, columns, declared, (*notes, *suspicions(train, columns)))
 
 
-def read_examples(root: Path, config: DataConfig) -> Examples:
-    """Every training and test row: id, split, label (-1 in test), group, fold (-1 in test), watched, source, hash.
-
-    watched: the fold whose training watches this row for early stopping, -1 where none does. source: where its image
-    lies below `root`. Raises DataError.
-    """
-    layout.check_complete(root)
-    tables = read_tables(root, config)
-    source = layout.train_images(root)
-    assert source is not None
-    train = _rows(tables.train, "train", source)
-    train["fold"] = patient_folds(
-        tables.train, config.data.folds, config.data.split_seed, patient=PATIENT, target=TARGET
-    ).to_numpy()
-    train = quick_part(train, config.quick)
-    train["watched"] = watched(train, config.data.validation_negatives, config.data.split_seed)
-    test = _rows(tables.test, "test", layout.TEST_FILE).assign(fold=TEST_FOLD, watched=TEST_FOLD)
-    cut = len(train) < len(tables.train)
-    notes = [*tables.notes, *_match(root, config, train, test, cut=cut)]
-    if cut:
-        notes.append(f"quick test: {len(train)} of {len(tables.train)} training rows, and fold 0 alone")
-    table = pd.concat([train, test], ignore_index=True)
-    return Examples(table, root, facts_of(train, config), ("label",), tuple(notes))
-
-
-def read_labelled(root: Path, facts: Mapping[str, Any]) -> Examples:
-    """Every labelled row of a folder with a table and images of training; it need not have a test set."""
-    source = layout.train_images(root)
-    if source is None or not (root / layout.TRAIN_TABLE).is_file():
-        raise DataError(
-            f"{root} has no labelled lesions",
-            hint=f"give a folder with {layout.TRAIN_TABLE} and {layout.TRAIN_FILE} or {layout.TRAIN_FOLDER}/",
-        )
-    rows = _rows(read_table(root / layout.TRAIN_TABLE, layout.declared(root), labelled=True), "train", source)
-    images = open_images(root / source)
-    match_ids(images, rows["id"].tolist(), str(root / layout.TRAIN_TABLE), unlisted_allowed=True)
-    return Examples(rows.assign(hash=hash_images(images, rows["id"].tolist())), root, facts, ("label",))
-
-
-def facts_of(train: pd.DataFrame, config: DataConfig) -> dict[str, Any]:
-    """What models and metrics need to know of the data."""
-    return {
-        "classes": list(CLASSES), "channels": 3, "positives": int(train["label"].sum()), "rows": len(train),
-        "folds": config.data.folds, "quick": config.quick.enabled,
-    }  # fmt: skip
-
-
-def quick_part(train: pd.DataFrame, quick: QuickTest) -> pd.DataFrame:
-    """The part of folded rows that a quick test uses: whole patients, of each fold with positives and without."""
-    if not quick.enabled or quick.rows >= len(train):
-        return train
-    patients = train.groupby("group", sort=True).agg(fold=("fold", "first"), sick=("label", "max"))
-    taken: list[Any] = []
-    for number, (_, kind) in enumerate(patients.groupby(["fold", "sick"], sort=True)):
-        count = max(round(len(kind) * quick.rows / len(train)), 1)
-        taken += kind.index[shuffled(len(kind), 0, number)[:count]].tolist()
-    return train[train["group"].isin(taken)].reset_index(drop=True)
-
-
-def watched(train: pd.DataFrame, negatives: int | None, seed: int) -> npt.NDArray[np.int64]:
-    """(N,) the fold of each row that is watched for early stopping, else -1: all positives, `negatives` others a fold.
-
-    The ROC curve takes positives and negatives apart, so a part of the negatives gives the same on average.
-    """
-    folds = train["fold"].to_numpy(np.int64)
-    if negatives is None:
-        return folds
-    chosen = train["label"].to_numpy() == 1
-    numbers = uniforms(seed, 0, np.arange(len(train)), 1)[:, 0]
-    for fold in np.unique(folds):
-        others = np.flatnonzero((folds == fold) & (train["label"].to_numpy() == 0))
-        chosen[others[np.argsort(numbers[others], kind="stable")[:negatives]]] = True
-    return np.where(chosen, folds, TEST_FOLD).astype(np.int64)
+def suspicions(train: pd.DataFrame, columns: Columns) -> list[str]:
+    """Sentences on columns that are no declared leaks and look like one, by values or by what is missing."""
+    labels, found = train[TARGET].to_numpy(), []
+    for name in columns.names:
+        values = train[name]
+        if name in columns.numeric:
+            scores = values.rank().fillna(0.0)
+        elif len(columns.categories[name]) <= len(train) / _ROWS_PER_CATEGORY:
+            known = values.astype(str).where(values.notna(), "")
+            scores = train.groupby(known)[TARGET].transform("mean")
+        else:
+            continue  # so many categories name single rows
+        area = auc(labels, scores.to_numpy(np.float64))
+        if max(area, 1 - area) >= _SUSPICIOUS:
+            found.append(
+                f"{name} alone tells malignant from benign (AUC {max(area, 1 - area):.3f}): if it is known only once "
+                f"the diagnosis is, name it in data.leaks='[{name}]'"
+            )
+    return found
 
 
 def keep_features(out: Path, tables: Tables, folds: pd.Series[int]) -> None:
@@ -199,37 +142,6 @@ def read_features(folds: Path) -> Features:
             f"{folds / TABLE} and {folds / FOLDS} disagree about the folds", hint="restore both from a copy of the run"
         )
     return Features(rows[[ID, PATIENT, TARGET, "fold"]], values, columns)
-
-
-def _rows(table: pd.DataFrame, split: str, source: str) -> pd.DataFrame:
-    labels = table[TARGET].to_numpy(np.int64) if split == "train" else _NO_LABEL
-    return pd.DataFrame(
-        {"id": table[ID].to_numpy(), "split": split, "label": labels, "group": table[PATIENT].to_numpy(),
-         "source": source}
-    )  # fmt: skip
-
-
-def _match(root: Path, config: DataConfig, train: pd.DataFrame, test: pd.DataFrame, *, cut: bool) -> list[str]:
-    """Give both tables their column "hash"; what images without a row there are. Raises DataError with all problems."""
-    notes: list[str] = []
-    problems: list[DataError] = []
-    for rows, name in ((train, layout.TRAIN_TABLE), (test, layout.TEST_TABLE)):
-        ids, source = rows["id"].tolist(), str(rows["source"].iloc[0])
-        allowed = config.data.unlisted_images == "allow" or (cut and name == layout.TRAIN_TABLE)
-
-        def hashed(ids: list[str] = ids, source: str = source, name: str = name, allowed: bool = allowed) -> list[str]:
-            images: Images = open_images(root / source)
-            unlisted = match_ids(images, ids, str(root / name), unlisted_allowed=allowed)
-            if unlisted and config.data.unlisted_images == "allow" and not cut:
-                notes.append(f"{len(unlisted)} images in {source} have no row in {name}, and are not used")
-            return hash_images(images, ids)
-
-        hashes = _collected(problems, hashed)
-        if hashes is not None:
-            rows["hash"] = hashes
-    _raise(problems, f"tables and images in {root} do not fit together", "; data.unlisted_images=allow leaves images "
-           "without a row out")  # fmt: skip
-    return notes
 
 
 def _check_sample(root: Path, test: pd.DataFrame) -> None:
@@ -277,7 +189,7 @@ def _check_apart(train: pd.DataFrame, test: pd.DataFrame) -> None:
         )
 
 
-def _collected(problems: list[DataError], act: Callable[[], Found]) -> Found | None:
+def collected(problems: list[DataError], act: Callable[[], Found]) -> Found | None:
     try:
         return act()
     except DataError as error:
@@ -285,7 +197,7 @@ def _collected(problems: list[DataError], act: Callable[[], Found]) -> Found | N
         return None
 
 
-def _raise(problems: list[DataError], sentence: str, besides: str = "") -> None:
+def raise_all(problems: list[DataError], sentence: str, besides: str = "") -> None:
     """One DataError for all of them; the only one as it is."""
     if len(problems) == 1 and not besides:
         raise problems[0]
