@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 
 import numpy as np
 import pandas as pd
@@ -30,8 +31,10 @@ CLASSES = ("dark", "light", "striped")
 def _from_environment(place):
     """OUTLAST_TOY_KILL=place:count kills this process for real when the place is reached for the count-th time.
 
-    With OUTLAST_TOY_RANK only the process of that rank.
+    With OUTLAST_TOY_RANK only the process of that rank. OUTLAST_TOY_SLOW=seconds: each training step takes so long.
     """
+    if place == "step":
+        time.sleep(float(os.environ.get("OUTLAST_TOY_SLOW", "0")))
     wanted, _, count = os.environ.get("OUTLAST_TOY_KILL", "").partition(":")
     meant = os.environ.get("OUTLAST_TOY_RANK", os.environ.get("RANK")) == os.environ.get("RANK")
     if wanted and place == wanted and meant:
