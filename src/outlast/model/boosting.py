@@ -1,6 +1,6 @@
 """Boosted trees (LightGBM) over a table of numbers and categories, stopped by the official pAUC.
 
-How many trees there are is chosen by cross-validation within the training rows (`choose_rounds`), then all of these rows
+How many trees there are is chosen by cross-validation within the training rows (`choose_rounds`), then all of these
 are fitted with so many (`fit`). Promises: the same rows in the same order, settings and seed give the same model, byte
 for byte, on the same machine with the same number of threads; missing numbers and categories are left to the trees,
 nothing is filled in; what the trees start from (`start`) is part of every prediction.
@@ -10,16 +10,14 @@ Does not: decide which rows may train together, or make columns. Source: Ke et a
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from outlast.base.files import write_text
 from outlast.errors import DataError, ModelError, listed
 from outlast.model.boosting_settings import BoostingSettings
 from outlast.model.partial_auc import partial_auc
@@ -43,11 +41,6 @@ class Rows:
     start: Float64
     rising: Collection[str] = ()
 
-    def at(self, chosen: npt.NDArray[Any]) -> Rows:
-        """Some of the rows, by position or mask."""
-        return Rows(self.columns.loc[chosen] if chosen.dtype == bool else self.columns.iloc[chosen],
-                    self.labels[chosen], self.start[chosen], self.rising)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Chosen:
@@ -64,10 +57,6 @@ class Boosted:
 
     text: str
     names: tuple[str, ...]
-
-    def save(self, path: Path) -> None:
-        """Write the text, atomically."""
-        write_text(path, self.text)
 
     def predict(self, columns: pd.DataFrame, start: Float64) -> Float64:
         """(N,) probabilities of label 1. Raises ModelError if the columns are not those that it was fitted to."""
@@ -168,11 +157,3 @@ def _open(text: str) -> lightgbm.Booster:
     import lightgbm
 
     return lightgbm.Booster(model_str=text)
-
-
-def mean_gain(models: Collection[Boosted]) -> Mapping[str, tuple[float, float]]:
-    """{column: (mean, standard deviation) of its share of the gain over the models}, most first."""
-    shares = pd.DataFrame([model.gain() for model in models])
-    means, spreads = shares.mean(), shares.std(ddof=0)
-    ordered = sorted(shares.columns, key=lambda name: (-means[name], name))
-    return {name: (float(means[name]), float(spreads[name])) for name in ordered}

@@ -102,7 +102,7 @@ def how_started(environ: Mapping[str, str] | None = None) -> tuple[list[str], in
 
 def end_with_launcher() -> None:
     """In a rank that `launch` started: the kernel kills this process when the one that started it dies."""
-    launcher = os.environ.get(LAUNCHER)
+    launcher = os.environ.pop(LAUNCHER, None)  # not for what this process starts
     if launcher is None or sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -43,7 +43,9 @@ def described(stage: Stage) -> dict[str, Any]:
     if isinstance(stage, Train):
         described |= {"learner": stage.learner.name, "fit": _rows(stage.fit), "validate": _rows(stage.validate)}
     elif isinstance(stage, Predict):
-        described |= {"rows": _rows(stage.rows), "outputs": list(stage.outputs), "models": list(stage.models)}
+        rows = stage.rows
+        told = _rows(rows) if isinstance(rows, Rows) else {name: _rows(own) for name, own in rows.items()}
+        described |= {"rows": told, "outputs": list(stage.outputs), "models": list(stage.models)}
         if stage.together is not None:
             described["together"] = _function(stage.together)
     else:

@@ -37,6 +37,7 @@ class Request:
     fallback: bool = True
     extend: bool = False
     mirror: str | None = None
+    previous: str | None = None  # where an earlier session's output is attached; "auto": look among the inputs
     deadline: Deadline | None = None
     processes: int = 1  # on this machine
     side_by_side: int = 1  # stages at a time, each in a process of its own
@@ -58,6 +59,7 @@ class Request:
             words += ["--quota-rate", f"{self.quota_rate:g}"] if self.quota_rate != 1 else []
         words += ["--start-from", str(self.start_from)] if self.start_from else []
         words += ["--mirror", shown(self.mirror)] if self.mirror else []
+        words += ["--previous", self.previous] if self.previous else []
         words += ["--stage", self.stage] if self.stage else []
         words += ["--synthetic"] if self.synthetic else []
         words += [] if self.fallback else ["--no-fallback"]
@@ -74,6 +76,8 @@ def check_usage(asked: Request) -> None:
         raise UsageError(
             "--extend goes on with a run and --resume never begins a new one", hint="leave one of them out"
         )
+    if asked.previous is not None and asked.resume == "never":
+        raise UsageError("--previous goes on with a run and --resume never begins a new one", hint="leave one out")
     for duration in (asked.session_limit, asked.time_limit, asked.quota_left):
         if duration is not None:
             seconds(duration)
@@ -99,6 +103,15 @@ def beginnings(plan: Sequence[Stage], asked: Request) -> dict[str, Path]:
             hint=f"name it with --stage: {', '.join(trains)}",
         )
     return {meant[0]: asked.start_from}
+
+
+def listed_data(data: str | Path | Mapping[str, str | Path] | Sequence[str] | None) -> list[str]:
+    """What was given as data, as texts: DIR, NAME=DIR."""
+    if data is None:
+        return []
+    if isinstance(data, Mapping):
+        return [f"{name}={place}" for name, place in data.items()]
+    return [str(data)] if isinstance(data, str | Path) else [str(item) for item in data]
 
 
 def seconds(duration: str | float) -> float:

@@ -7,6 +7,7 @@ changed) are done again from the start; trainings that were only made longer go 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,20 @@ from outlast.save import store
 from outlast.save.format import read_weights
 from outlast.save.resume import choose
 from outlast.save.space import Sizes, sizes
-from outlast.task import Call, Inputs, Learner, Predict, Stage, Train, Trained, Work, needed, select, topological
+from outlast.task import (
+    Call,
+    Inputs,
+    Learner,
+    Predict,
+    Stage,
+    Train,
+    Trained,
+    Work,
+    needed,
+    predictions,
+    select,
+    topological,
+)
 
 # What a stage does, once begun, before it asks again whether there is time.
 _AT_ONCE = {Train: ("begin", "step", "save"), Predict: ("shard",), Call: ("call",)}
@@ -102,8 +116,7 @@ def run(around: Surroundings, only: str | None = None) -> str | None:
         if isinstance(stage, Train):
             reason = _train(stage, folder, identity, around, began)
         elif isinstance(stage, Predict):
-            sources = stages_named(stage.models, trains, f"the stage {stage.name!r}")
-            reason = _predict(stage, sources, folder, identity, around, began)
+            reason = _predict(stage, trains, folder, identity, around, began)
         else:
             main = around.compute.main
             reason = _call(stage, folder, identity, examples, around, began) if main else None
@@ -149,9 +162,12 @@ def check_models(
     (weights that are missing or don't fit) or CheckpointError (a checkpoint that is damaged or of another model).
     """
     found: dict[str, Sizes] = {}
+    calls = {stage.name for stage in stages if isinstance(stage, Call)}
     for stage in stages:
         folder = run / stage.name
-        ready = not needed(stage) or (begun and all((run / name / ledger.RECORD).is_file() for name in needed(stage)))
+        # What a call makes is data: no model is built from it, so that models can be built before.
+        waits = [name for name in needed(stage) if name not in calls]
+        ready = not waits or (begun and all((run / name / ledger.RECORD).is_file() for name in waits))
         if not isinstance(stage, Train) or not ready or (begun and (folder / ledger.RECORD).is_file()):
             continue
         saved = store.newest(folder / "checkpoints", []) if begun else None
@@ -228,29 +244,47 @@ def _trained(stage: Train, around: Surroundings) -> dict[str, Trained]:
 
 
 def _predict(
-    stage: Predict, sources: Sequence[Train], folder: Path, identity: str, around: Surroundings, began: float
+    stage: Predict, trains: Mapping[str, Train], folder: Path, identity: str, around: Surroundings, began: float
 ) -> str | None:
-    learner, config = sources[0].learner, sources[0].config
-    examples = around.examples[learner.name]
-    rows = select(examples.table, stage.rows)
-    if len(rows) == 0:
-        say(
-            f"{stage.name}: there are no rows with {stage.rows.column} in {list(stage.rows.values)}; nothing to predict"
-        )
-    else:
-        opened = open_members(around.run, sources, examples.facts, around.compute.device, stage.together, stage.name)
-        with open_loader(learner, config, examples, around.scratch, around.compute, around.cores) as loader:
+    """Predict part by part: all models together, or each with rows of its own into a folder of its own."""
+    first = stages_named(stage.models, trains, f"the stage {stage.name!r}")[0]
+    learner, config, examples = first.learner, first.config, around.examples[first.learner.name]
+    parts = [(place, models, select(examples.table, rows)) for place, models, rows in predictions(stage)]
+    for place, _, rows in parts:
+        if len(rows) == 0:
+            name = f"{stage.name} ({place})" if place else stage.name
+            say(f"{name}: there are no rows of these values; nothing to predict")
+    todo = [part for part in parts if len(part[2])]
+    with contextlib.ExitStack() as stack:
+        loader = None
+        for number, (place, models, rows) in enumerate(todo):
+            reason = _reason_to_stop(around, "shard") if number else None
+            if reason:
+                return reason
+            if around.compute.main:
+                (folder / place).mkdir(exist_ok=True)
+                sweep(folder / place)
+            around.compute.wait()
+            sources = stages_named(models, trains, f"the stage {stage.name!r}")
+            opened = open_members(
+                around.run, sources, examples.facts, around.compute.device, stage.together, stage.name
+            )
+            if loader is None:
+                loader = stack.enter_context(
+                    open_loader(learner, config, examples, around.scratch, around.compute, around.cores)
+                )
             reason = predict(
-                opened.learner, config, opened.model, loader, rows, examples.table["id"].tolist(),
-                stage.outputs, folder, around.compute, opened.portion, around.durations,
+                opened.learner, opened.config, opened.model, loader, rows, examples.table["id"].tolist(),
+                stage.outputs, folder / place, around.compute, opened.portion, around.durations,
                 around.deadline.now, lambda: _reason_to_stop(around, "shard"),
             )  # fmt: skip
-        around.progressed = True  # at least one shard is done before it asks whether to stop
-        if reason:
-            return reason
+            around.progressed = True  # at least one shard is done before it asks whether to stop
+            if reason:
+                return reason
     if around.compute.main:
-        parts = sorted(folder.glob("part-*.safetensors"))
-        ledger.finish(folder, stage, identity, parts, {"rows": len(rows)}, time.monotonic() - began)
+        shards = sorted(folder.rglob("part-*.safetensors"))
+        told = {"rows": sum(len(rows) for _, _, rows in parts)}
+        ledger.finish(folder, stage, identity, shards, told, time.monotonic() - began)
     return None
 
 

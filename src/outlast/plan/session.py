@@ -16,7 +16,7 @@ from typing import Any
 
 from outlast import task as tasks
 from outlast.base.clock import Deadline, Durations, careful_guess, format_duration
-from outlast.base.files import locked, put_back, sha256, sweep
+from outlast.base.files import locked, put_back, sha256, sweep, write_bytes
 from outlast.base.log import quiet, say, warn
 from outlast.config.identity import Changes, digest, lines
 from outlast.config.load import resolve
@@ -36,6 +36,7 @@ from outlast.plan import (
     ledger,
     limits,
     preflight,
+    previous,
     record,
     runner,
     shared,
@@ -44,6 +45,8 @@ from outlast.plan import (
 from outlast.plan.mirroring import copies, open_mirror
 from outlast.plan.request import Request, beginnings, check_usage
 from outlast.report import page
+from outlast.report.collect import collect
+from outlast.report.plots import draw
 from outlast.save import store
 from outlast.save.mirror import Mirror
 from outlast.task import Stage, Task, Train
@@ -101,6 +104,8 @@ def run_session(asked: Request) -> dict[str, Any]:
     busy = f"another process is training in {run}"
     with locked(run.parent / f".{run.name}.lock", busy) if compute.main else contextlib.nullcontext():
         mirror = open_mirror(asked.mirror, run, asked.resume) if asked.mirror and compute.main else None
+        if asked.previous and compute.main:
+            previous.bring(asked.previous, run, task, config)
         compute.wait()
         deadline = asked.deadline or limits.deadline(asked, machine, record.seconds_spent(run), began)
         if config.train.threads is None and (threads := folder.threads_so_far(run, machine)) is not None:
@@ -178,7 +183,7 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
     for sentence in moved:
         warn(sentence)
     kept.warn([*session.warnings, *moved])
-    kept.begin_session(compute.device.type, now, asked.quota_rate)
+    kept.begin_session(compute.device.type, now, asked.quota_rate, limits.in_force(asked, session.machine))
     folder.check_shared(run, compute)
     # What took long in the sessions before is set aside from the first step of this one.
     durations = kept.durations
@@ -246,6 +251,18 @@ def _warn(kept: record.RunRecord, sentence: str) -> None:
 def write_report(run: Path) -> Path:
     """Write the run's report.html with the figures of its task."""
     return page.write(run, tasks.find(record.load(run)["task"]).figures)
+
+
+def write_figures(run: Path, folder: Path) -> list[Path]:
+    """Write the figures of a run's report as PNG files, those that have anything to show; returns their paths."""
+    figures = tasks.find(record.load(run)["task"]).figures or page.default_figures(collect(run))
+    written = []
+    for number, figure in enumerate(figures, start=1):
+        picture = draw(figure, run)
+        if picture is not None:
+            written.append(folder / f"{number:02d}-{figure.kind.replace('_', '-')}.png")
+            write_bytes(written[-1], picture)
+    return written
 
 
 def _reserve(durations: Durations) -> float:

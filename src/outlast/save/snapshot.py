@@ -96,8 +96,14 @@ def _progress_of(stage: Path, verify: bool) -> dict[str, Any]:
     checkpoints = stage / "checkpoints"
     newest = store.newest(checkpoints, []) if verify else None
     folder = newest.folder if newest else None if verify else _newest_complete(checkpoints)
-    step = _step(folder) if folder else sum(1 for _ in (*stage.rglob("part-*.safetensors"), *stage.glob("kept/[!.]*")))
+    step = _step(folder) if folder else _pieces(stage)
     return {"step": step, "finished": False}
+
+
+def _pieces(stage: Path) -> int:
+    """Finished shards of a prediction (where each model predicts alone, in a folder for each), or units of a call."""
+    patterns = ("part-*.safetensors", "*/part-*.safetensors", "kept/[!.]*")
+    return sum(1 for pattern in patterns for _ in stage.glob(pattern))
 
 
 def _is(path: Path, expected: str) -> bool:
