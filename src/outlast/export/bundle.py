@@ -176,6 +176,7 @@ def _config(recipe: Recipe) -> str:
         ("another task needs a file of its own: outlast export TASK --to FILE", "task", recipe.task),
         (f"one of {', '.join(recipe.presets)}", "preset", recipe.preset),
         ('settings on top of the preset, such as "train.epochs=40"', "overrides", list(recipe.overrides)),
+        ("True: look for everything that can go wrong first, in a minute or two", "check", True),
         ("True: try everything in some minutes first, in a run folder of its own", "quick_test", False),
         ("the settings of that test", "quick_overrides", list(recipe.quick)),
         (f"None: found among the inputs, or in ./data; a folder, or OWNER/SLUG{names}", "data", given),

@@ -53,7 +53,7 @@ class Stop(SystemExit):
 
 def main() -> None:
     """All steps, as `python FILE` does them. A run that was begun here was checked when it was."""
-    if not (out() / "run.json").is_file():
+    if CONFIG["check"] and not (out() / "run.json").is_file():
         check()
     train()
     what_next()

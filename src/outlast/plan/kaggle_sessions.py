@@ -9,6 +9,7 @@ command goes on after this computer was off. One session runs at a time. None is
 from __future__ import annotations
 
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +56,17 @@ class Wish:
     @property
     def limit_seconds(self) -> int:
         return round(seconds(self.session_limit if self.session_limit is not None else LIMIT))
+
+    @property
+    def command(self) -> str:
+        """What to type to go on."""
+        words = ["outlast", "train", self.task, "--on", "kaggle", "--owner", self.owner]
+        words += [word for item in self.data for word in ("--data", item)]
+        for name in ("out", "preset", "config", "session_limit", "accelerator"):
+            value = getattr(self, name)
+            words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
+        words += ["--quota-rate", f"{self.quota_rate:g}"] if self.quota_rate != 1 else []
+        return shlex.join([*words, *self.overrides])
 
 
 @dataclass
@@ -110,6 +122,10 @@ def train_on_kaggle(wish: Wish) -> dict[str, Any]:
         signals.listen() as request,
     ):
         state = KaggleState.open(folder / "state.json", asked)
+        if state.output is None and run.exists():
+            raise RunError(
+                f"{run} exists, and a training on Kaggle begins anew", hint="give another folder with --out, or move it"
+            )
         if not (folder / "bundle.py").is_file():
             made = bundling.export(
                 task.name, folder / "bundle.py", preset, wish.overrides, config_file=wish.config, data=attached.roots
@@ -251,7 +267,7 @@ def _fetch(driver: _Driver, session: KaggleSession) -> None:
     known = record.load(own)
     old = driver.run.with_name(f"{TEMPORARY}{driver.run.name}-{secrets.token_hex(4)}")
     if driver.run.exists():
-        if record.run_id(driver.run) != known["run_id"] and driver.state.output is not None:
+        if record.run_id(driver.run) != known["run_id"]:
             raise RunError(f"{driver.run} holds another run", hint="move it away, then type the same again")
         driver.run.rename(old)
     own.rename(driver.run)
@@ -301,11 +317,11 @@ def _result(driver: _Driver, status: str, reason: str | None) -> dict[str, Any]:
     stages = topological(driver.task.stages(driver.config))
     results = {stage.name: ledger.result(driver.run / stage.name) for stage in stages}
     spent = [one.quota_hours for one in driver.state.sessions if one.quota_hours is not None]
-    command = None if status == "finished" else "the same command"
+    command = None if status == "finished" else driver.wish.command
     if status == "finished":
         say(f"finished after {len(driver.state.sessions)} sessions: {driver.run}")
     else:
-        say(f"stopped: {reason}. Type the same command again to go on")
+        say(f"stopped: {reason}; go on with:\n  {command}")
     return {
         "status": status,
         "reason": reason,
