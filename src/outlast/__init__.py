@@ -24,9 +24,11 @@ if TYPE_CHECKING:
         kaggle_status,
         list_tasks,
         make_plan,
+        pack,
         predict,
         status,
         train,
+        unpack,
         verify_resume,
         write_report,
     )
@@ -47,9 +49,11 @@ __all__ = [
     "kaggle_status",
     "list_tasks",
     "make_plan",
+    "pack",
     "predict",
     "status",
     "train",
+    "unpack",
     "verify_resume",
     "write_report",
 ]

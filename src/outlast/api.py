@@ -49,6 +49,7 @@ def train(
     previous: str | None = None,
     deadline: Deadline | None = None,
     processes: int = 1,
+    side_by_side: int = 1,
     sweep: Sequence[str] = (),
     on: Literal["local", "kaggle"] = "local",
     owner: str | None = None,
@@ -66,6 +67,8 @@ def train(
     Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
     "stages_left"}; "stages" holds what each finished stage recorded, the scores among them. With `processes` above 1
     the training runs in that many new processes on this machine (one per GPU); a `deadline` can't be given to them.
+    With `side_by_side` above 1 so many stages that do not need one another run at a time, each in a process of its own
+    (and on a GPU of its own); the result is that of one after the other with as many CPU threads.
 
     sweep: what is varied, such as ["teacher=all", "seed=1,2,3"]: every combination is trained, in `out`/models, and
     what several of them have in common once. Then "status" may be "failed" (of some cells; nothing is raised), and
@@ -99,7 +102,7 @@ def train(
             start_from=Path(start_from) if start_from else None, session_limit=session_limit, time_limit=time_limit,
             quota_left=quota_left, quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=fallback,
             extend=extend, mirror=mirror, previous=previous, deadline=deadline, processes=max(started, processes),
-            starter=starter, sweep=sweep,
+            side_by_side=side_by_side, starter=starter, sweep=sweep,
         )
     )  # fmt: skip
 
@@ -112,7 +115,7 @@ def _train_on_kaggle(
     from outlast.plan.request import listed_data
 
     known = {"data", "out", "preset", "config", "overrides", "session_limit", "quota_rate"}
-    usual = {"resume": "auto", "fallback": True, "synthetic": False, "extend": False}
+    usual = {"resume": "auto", "fallback": True, "synthetic": False, "extend": False, "side_by_side": 1}
     given = [name for name, value in asked.items() if name not in known and value != usual.get(name)]
     given += [name for name, there in (("processes", processes != 1), ("sweep", bool(sweep))) if there]
     if given:
@@ -144,6 +147,31 @@ def _settings_apart(task: str, data: Any, overrides: Sequence[str]) -> tuple[Any
         return data, overrides
     given = [str(data)] if isinstance(data, str | Path) else [str(item) for item in data]
     return [*given, *roots], [item for item in overrides if item not in roots]
+
+
+def pack(run: str | Path, to: str | Path, *, stage: str | None = None, everything: bool = False) -> dict[str, Any]:
+    """Write what the next session needs of a run to `to`: a .zip file, or a folder.
+
+    stage: only what this stage needs. everything: all that the run has made, to take it home; so too when nothing is
+    left to be done. Stages that are done count as done wherever the pack is unpacked, also those whose files nothing
+    needs any more and that stay here. Returns {"pack", "bytes", "files", "for", "whole", "stages": {name: "done" or
+    "begun"}, "left_bytes"}. Raises UsageError, RunError (a needed file is not here as recorded) or SaveError.
+    """
+    from outlast.plan import pack as packing
+
+    return packing.pack(Path(run), Path(to), stage, everything=everything)
+
+
+def unpack(source: str | Path, out: str | Path) -> dict[str, Any]:
+    """Put a run in place at `out` from a pack, its unpacked folder, or a run folder, which may be read-only.
+
+    Everything is verified before `out` is touched. A run that is there takes over what the other has more, stage by
+    stage; another run, or one that contradicts it, is refused. Returns {"run", "pack", "for", "stages": {name: what
+    became of it}, "stages_left", "next_command"}. Raises CheckpointError (damaged), RunError or UsageError.
+    """
+    from outlast.plan import pack as packing
+
+    return packing.unpack(Path(source), Path(out))
 
 
 def check_task(

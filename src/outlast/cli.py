@@ -85,6 +85,7 @@ def train(
     ] = False,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Never take a smaller model.")] = False,
     processes: Annotated[int, typer.Option(metavar="N", help="Processes on this machine: one per GPU.")] = 1,
+    side_by_side: Annotated[int, typer.Option(metavar="N", help="Stages at a time, each on a GPU of its own.")] = 1,
     sweep: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE,VALUE", help="Train every combination: --sweep loss=all seed=1,2,3."),
@@ -108,11 +109,39 @@ def train(
         on=on, owner=owner, accelerator=accelerator,  # type: ignore[arg-type]
         start_from=start_from, session_limit=session_limit, time_limit=time_limit, quota_left=quota_left,
         quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=not no_fallback, extend=extend,
-        mirror=mirror, previous=previous, processes=processes, sweep=sweep or (),
+        mirror=mirror, previous=previous, processes=processes, side_by_side=side_by_side, sweep=sweep or (),
     )  # fmt: skip
     _print(result, as_json, "")
     if result["status"] == "failed":
         raise typer.Exit(1)
+
+
+@app.command()
+def pack(
+    run: RunFolder,
+    to: Annotated[Path, typer.Option(metavar="FILE.zip|DIR", help="The pack to write: a zip file, or a folder.")],
+    stage: Annotated[str | None, typer.Option("--for", metavar="STAGE", help="Only what this stage needs.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that the run has made, to take it home.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pack what the next session needs of a run, to go on with it on another machine."""
+    from outlast import api
+
+    result = api.pack(run, to, stage=stage, everything=everything)
+    _print(result, as_json, result["pack"])
+
+
+@app.command()
+def unpack(
+    source: Annotated[Path, typer.Argument(metavar="PACK", help="FILE.zip, its unpacked folder, or a run folder.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder: new, or of the same run.")],
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run from elsewhere: verified, then put in place or joined with the one that is there."""
+    from outlast import api
+
+    result = api.unpack(source, out)
+    _print(result, as_json, result["run"])
 
 
 @app.command()

@@ -103,6 +103,8 @@ class Learner:
     teach(config, teacher, batch)   what the teacher makes of a batch, without gradient; `step` finds it in its batch
     loss_at_start(config, facts)    the mean loss of a model that knows nothing, None if that is not known; without it,
                               ln(classes) where there is one label per sample
+    rates(config, model)      {beginning of parameters' names: their learning rate as a part of the others'}
+    alarms(config, facts, line)     sentences on what looks wrong after an epoch, and why; line: that of metrics.jsonl
     couples_batch             the loss is not a sum over samples: micro-batches change it; recorded, and warned of
     """
 
@@ -124,6 +126,8 @@ class Learner:
     teacher: Callable[[Any, Inputs, Mapping[str, Trained]], torch.nn.Module | None] | None = None
     teach: Callable[[Any, torch.nn.Module, Batch], Batch] | None = None
     loss_at_start: Callable[[Any, Mapping[str, Any]], float | None] | None = None
+    rates: Callable[[Any, torch.nn.Module], Mapping[str, float]] | None = None
+    alarms: Callable[[Any, Mapping[str, Any], Mapping[str, Any]], Sequence[str]] | None = None
     couples_batch: bool = False
 
 
@@ -154,13 +158,14 @@ Together = Callable[[Any, Sequence[Member], "Batch"], "Batch"]  # (config, membe
 class Predict:
     """A stage that runs the best models of the training stages `models` over rows, sharded, atomic and resumable.
 
+    rows: of all models together; or {model: its own rows}, where each model predicts alone, into a folder of its name.
     together: what several models give together (or one, with test-time augmentation); none: what the learner predicts
     with the only one. They are of one learner; rows, samples and facts are those of the first one's configuration.
     """
 
     name: str
     models: tuple[str, ...]
-    rows: Rows
+    rows: Rows | Mapping[str, Rows]
     outputs: tuple[str, ...]
     needs: tuple[str, ...] = ()
     together: Together | None = None
@@ -168,18 +173,30 @@ class Predict:
 
 @dataclass(frozen=True)
 class Work:
-    """What the function of a `Call` is given: where to read, and an empty folder `out` to write into."""
+    """What the function of a `Call` is given: where to read, and an empty folder `out` to write into.
+
+    Work that takes long is done in units. Each is written into the folder `kept` under a name of its own, atomically
+    (base.files.write_folder, write_bytes), and then `pause()` is called, which does not return if the session must end.
+    The next session calls the function again and gives it the same `kept`, where it finds its units; a kill costs the
+    unit that was being done. `kept` is empty where configuration, data or inputs are other ones, and is gone once the
+    stage is done: what is wanted in the end is written into `out`.
+    """
 
     config: Any
     inputs: Mapping[str, Path]
     out: Path
     examples: Examples | None
     synthetic: bool
+    kept: Path
+    pause: Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Call:
-    """A stage that calls a function, which must make the files `makes`; what it returns (JSON) is recorded."""
+    """A stage that calls a function, which must make the files `makes`; what it returns (JSON) is recorded.
+
+    A function that takes longer than a step of training should work in units (see `Work`): otherwise it can't be cut.
+    """
 
     name: str
     function: Callable[[Work], Mapping[str, Any] | None]
@@ -215,7 +232,8 @@ class Solution:
 class Scenes:
     """What `Delivery.scenes` is given: files to predict, the folder to write into, and the models on their device.
 
-    budget_bytes: memory that may be taken. provenance: what every file that is made should carry.
+    budget_bytes: memory that may be taken. provenance: what every file that is made should carry. run: the run folder,
+    in which the stages that are done lie under their names.
     """
 
     config: Any
@@ -226,6 +244,19 @@ class Scenes:
     device: torch.device
     budget_bytes: int
     provenance: Mapping[str, Any]
+    run: Path
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What `Delivery.judge` is given: labelled examples, models on their device, the run folder as in Scenes."""
+
+    config: Any
+    facts: Mapping[str, Any]
+    members: Sequence[Member]
+    examples: Examples
+    device: torch.device
+    run: Path
 
 
 @dataclass(frozen=True)
@@ -257,6 +288,8 @@ class Delivery:
                                        of the only one
     scenes(scenes)                     predicts files larger than a sample and writes what it makes: `predict` of a
                                        task that has no `unlabelled` and `table`
+    judge(judged)                      metrics of labelled examples, where more than the models is delivered; none: the
+                                       learner's metric
     solution(config, facts)            what a solution.zip must know, for tasks that have such a submission
     outputs                            what of the learner's predictions `predict` needs
     labelled(config, root, facts)      every labelled example under a folder, for `eval`
@@ -276,6 +309,7 @@ class Delivery:
     together: Together | None = None
     module: Callable[[Sequence[Member]], torch.nn.Module] | None = None
     scenes: Callable[[Scenes], pd.DataFrame] | None = None
+    judge: Callable[[Judged], dict[str, Any]] | None = None
     solution: Callable[[Any, Mapping[str, Any]], Solution] | None = None
     groups: Callable[[Any, Examples], Groups] | None = None
     embedded: tuple[str, ...] = ()
@@ -387,6 +421,16 @@ def select(table: pd.DataFrame, rows: Rows) -> np.ndarray:
     if rows.column not in table.columns:
         raise TaskError(f"the examples have no column {rows.column!r}", hint=f"they have: {', '.join(table.columns)}")
     return np.flatnonzero(table[rows.column].isin(rows.values).to_numpy()).astype(np.int64)
+
+
+def predictions(stage: Predict) -> list[tuple[str, tuple[str, ...], Rows]]:
+    """What a stage predicts: (folder below its own, models, rows), all together or model by model. Raises TaskError."""
+    if isinstance(stage.rows, Rows):
+        return [("", stage.models, stage.rows)]
+    if set(stage.rows) != set(stage.models):
+        given, models = ", ".join(stage.rows), ", ".join(stage.models)
+        raise TaskError(f"the stage {stage.name!r} has rows of {given}, but its models are {models}")
+    return [(model, (model,), stage.rows[model]) for model in stage.models]
 
 
 def topological(stages: Iterable[Stage]) -> list[Stage]:
