@@ -27,6 +27,7 @@ from outlast.plan import bundling, kaggle_kernel, ledger, planning, preflight, r
 from outlast.plan.kaggle_diagnosis import Diagnosis, Ended, diagnose
 from outlast.plan.kaggle_state import COMPLETE, FAILED, FETCHED, PUSHING, RUNNING, KaggleSession, KaggleState
 from outlast.plan.request import seconds
+from outlast.save import snapshot
 from outlast.task import Task, topological
 
 LIMIT = "9h"  # Kaggle has said 12 and 9 hours at different times
@@ -110,6 +111,11 @@ def train_on_kaggle(wish: Wish) -> dict[str, Any]:
         signals.listen() as request,
     ):
         state = KaggleState.open(folder / "state.json", asked)
+        if not state.sessions and run.exists():
+            raise RunError(
+                f"{run} is there already, and was not made on Kaggle",
+                hint="give another --out, or move it away",
+            )
         if not (folder / "bundle.py").is_file():
             made = bundling.export(
                 task.name, folder / "bundle.py", preset, wish.overrides, config_file=wish.config, data=attached.roots
@@ -250,9 +256,11 @@ def _fetch(driver: _Driver, session: KaggleSession) -> None:
         )
     own = folder / f"{driver.task.name.rpartition('.')[2]}-{driver.wish.preset}"
     known = record.load(own)
+    before = snapshot.progress(driver.run) if driver.run.exists() else {}
+    idle = known["status"] != "finished" and not snapshot.further(snapshot.progress(own), before)
     old = driver.run.with_name(f"{TEMPORARY}{driver.run.name}-{secrets.token_hex(4)}")
     if driver.run.exists():
-        if record.run_id(driver.run) != known["run_id"] and driver.state.output is not None:
+        if record.run_id(driver.run) != known["run_id"]:
             raise RunError(f"{driver.run} holds another run", hint="move it away, then type the same again")
         driver.run.rename(old)
     own.rename(driver.run)
@@ -262,6 +270,11 @@ def _fetch(driver: _Driver, session: KaggleSession) -> None:
     driver.state.save()
     cost = f", {session.quota_hours:g} quota hours" if session.quota_hours is not None else ""
     say(f"session {session.number}: {known['status']}{cost}; its output is in {driver.run}, verified")
+    if idle:
+        raise RunError(
+            f"session {session.number} brought the run no further ({known['reason']}): the next would not either",
+            hint="give a longer --session-limit, and look at `outlast kaggle logs` of its kernel",
+        )
     if known["status"] != "finished":
         _say_forecast(driver)
 
