@@ -542,7 +542,7 @@ def kaggle_logs(kernel: str) -> dict[str, Any]:
     """What the newest session of a kernel printed. Returns {"kernel", "log"}."""
     from outlast.env import kaggle_client
 
-    return {"kernel": kernel, "log": kaggle_client.logs(kernel)}
+    return {"kernel": kernel, "log": kaggle_client.logs(kernel).text}
 
 
 def kaggle_pull(kernel: str, *, to: str | Path, pattern: str | None = None) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from outlast.base.files import sha256
 from outlast.env import kaggle_process
 from outlast.errors import RunError, UsageError
 from outlast.plan import kaggle_sessions
-from outlast.plan.kaggle_diagnosis import diagnose
 from outlast.plan.kaggle_kernel import Inputs, inputs
 from outlast.plan.kaggle_state import KaggleState
 from outlast.save.store import newest
@@ -141,30 +140,6 @@ def test_a_failure_that_would_come_again_ends_it_with_a_diagnosis(kaggle, sessio
     assert "error: no data found for plants" in caught.value.details and "--data" in caught.value.hint
 
 
-DEATHS = {
-    "time": ("cancelled", "Your notebook was stopped because it exceeded the max allowed execution duration.", ""),
-    "memory": ("error", "", "step 3\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"),
-    "import": ("error", "", "Traceback (most recent call last):\nModuleNotFoundError: No module named 'hydra'"),
-    "disk": ("error", "Your notebook's output was larger than 20GB.", ""),
-    "data": ("error", "", "error: 2 folders could be the data of plants\n"),
-    "cancelled": ("cancelled", "", "step 3\n"),
-    "other": ("error", "", "something else\n"),
-}
-
-
-@pytest.mark.parametrize("kind", DEATHS)
-def test_what_it_died_of_is_said_with_what_to_do(kind):
-    found = diagnose(*DEATHS[kind])
-    assert found.kind == kind and found.remedy and found.excerpt
-    assert found.again == (kind == "time")
-
-
-def test_the_excerpt_is_short_and_holds_the_error():
-    log = "\n".join([*(f"line {number}" for number in range(5000)), "error: it broke", "  What to do: mend it"])
-    excerpt = diagnose("error", "", log).excerpt
-    assert "error: it broke" in excerpt and len(excerpt) <= 16
-
-
 def test_a_signal_ends_the_watching_alone(kaggle, sessions, tmp_path, monkeypatch):
     import os
     import threading
@@ -180,7 +155,7 @@ def test_a_signal_ends_the_watching_alone(kaggle, sessions, tmp_path, monkeypatc
 def test_a_run_that_is_here_already_is_not_touched(kaggle, sessions, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
-    with pytest.raises(RunError, match="exists, and a training on Kaggle begins anew"):
+    with pytest.raises(RunError, match="was not made on Kaggle"):
         outlast.train("toys.one", out=tmp_path / "run", **ASK)
     assert sessions.kernels == {} and (tmp_path / "run" / "run.json").read_text() == "{}"
 

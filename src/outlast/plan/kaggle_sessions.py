@@ -25,9 +25,10 @@ from outlast.config.schema import TaskConfig
 from outlast.env import kaggle_client, kaggle_process, signals
 from outlast.errors import OutlastError, RunError, UsageError
 from outlast.plan import bundling, kaggle_kernel, ledger, planning, preflight, record
-from outlast.plan.kaggle_diagnosis import Diagnosis, diagnose
+from outlast.plan.kaggle_diagnosis import Diagnosis, Ended, diagnose
 from outlast.plan.kaggle_state import COMPLETE, FAILED, FETCHED, PUSHING, RUNNING, KaggleSession, KaggleState
 from outlast.plan.request import seconds
+from outlast.save import snapshot
 from outlast.task import Task, topological
 
 LIMIT = "9h"  # Kaggle has said 12 and 9 hours at different times
@@ -124,7 +125,8 @@ def train_on_kaggle(wish: Wish) -> dict[str, Any]:
         state = KaggleState.open(folder / "state.json", asked)
         if state.output is None and run.exists():
             raise RunError(
-                f"{run} exists, and a training on Kaggle begins anew", hint="give another folder with --out, or move it"
+                f"{run} is there already, and was not made on Kaggle",
+                hint="give another --out, or move it away",
             )
         if not (folder / "bundle.py").is_file():
             made = bundling.export(
@@ -237,7 +239,8 @@ def _wait(driver: _Driver, session: KaggleSession) -> kaggle_client.KernelStatus
 
 def _fail(driver: _Driver, session: KaggleSession, status: kaggle_client.KernelStatus) -> None:
     """Note a session that failed. Raises RunError where trying again would not help."""
-    found = diagnose(status.state, status.message, kaggle_client.logs(session.kernel))
+    log = kaggle_client.logs(session.kernel)
+    found = diagnose(Ended(status.state, status.message, log.text, log.seconds, session.limit_seconds))
     session.state, session.trouble = FAILED, found.kind
     driver.state.save()
     if found.again and len(driver.state.failures()) < _MOST_FAILURES:
@@ -265,6 +268,8 @@ def _fetch(driver: _Driver, session: KaggleSession) -> None:
         )
     own = folder / f"{driver.task.name.rpartition('.')[2]}-{driver.wish.preset}"
     known = record.load(own)
+    before = snapshot.progress(driver.run) if driver.run.exists() else {}
+    idle = known["status"] != "finished" and not snapshot.further(snapshot.progress(own), before)
     old = driver.run.with_name(f"{TEMPORARY}{driver.run.name}-{secrets.token_hex(4)}")
     if driver.run.exists():
         if record.run_id(driver.run) != known["run_id"]:
@@ -277,6 +282,11 @@ def _fetch(driver: _Driver, session: KaggleSession) -> None:
     driver.state.save()
     cost = f", {session.quota_hours:g} quota hours" if session.quota_hours is not None else ""
     say(f"session {session.number}: {known['status']}{cost}; its output is in {driver.run}, verified")
+    if idle:
+        raise RunError(
+            f"session {session.number} brought the run no further ({known['reason']}): the next would not either",
+            hint="give a longer --session-limit, and look at `outlast kaggle logs` of its kernel",
+        )
     if known["status"] != "finished":
         _say_forecast(driver)
 
