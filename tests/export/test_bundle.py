@@ -338,6 +338,8 @@ def test_what_config_says_is_what_the_command_gets(toy, tmp_path, monkeypatch):
     for part in ("--data pretrain=/a --data data=/b", "--quota-left 3h", "--processes 2", "--previous /c", *SMALL):
         assert part in said
     assert "--previous" not in " ".join(words("check")) and "--out" not in words("plan")
+    config |= {"side_by_side": 2, "processes": None}
+    assert "--processes 1" in " ".join(words("train")) and "--side-by-side 2" in " ".join(words("train"))
     config["quick_test"] = True
     assert words("train")[-2:] == config["quick_overrides"]
     assert "--out runs/plan-smoke-quick" in " ".join(words("train"))

@@ -183,7 +183,8 @@ def _config(recipe: Recipe) -> str:
         ("the run folder; None: in /kaggle/working, elsewhere in ./runs", "out", None),
         ("the platform's, or less; the run stops in time before it", "session_limit", "9h"),
         ('what is left of the weekly accelerator quota, such as "12h"; None: not watched', "quota_left", None),
-        ("one per GPU; None: as many as there are GPUs", "processes", None),
+        ("one per GPU, for one training; None: as many as there are GPUs", "processes", None),
+        ("trainings at a time, one GPU each, for plans of several (folds); processes are then 1", "side_by_side", 1),
         ('"auto": goes on with the run in an attached output of an earlier session; a folder; None: never',
          "previous", "auto"),
     ]  # fmt: skip

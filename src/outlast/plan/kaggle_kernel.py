@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from outlast.base.files import write_json, write_text
+from outlast.config.identity import digest
 from outlast.errors import UsageError
 
 CODE = "kaggle.py"
@@ -87,7 +88,10 @@ def _filled_in(bundle: str, name: str, value: str | bool) -> str:
     return text
 
 
-def slugs(task: str, preset: str) -> tuple[str, str]:
-    """The names of the two kernels that take turns: one runs while the other's output is what it goes on with."""
-    stem = re.sub(r"[^a-z0-9]+", "-", f"outlast {task} {preset}".lower()).strip("-")
+def slugs(task: str, preset: str, asked: object) -> tuple[str, str]:
+    """The names of the two kernels that take turns: one runs while the other's output is what it goes on with.
+
+    asked: what tells one training from another of the same task and preset.
+    """
+    stem = re.sub(r"[^a-z0-9]+", "-", f"outlast {task} {preset} {digest(asked)[:6]}".lower()).strip("-")
     return f"{stem}-a", f"{stem}-b"

@@ -108,7 +108,6 @@ def train_on_kaggle(wish: Wish) -> dict[str, Any]:
         raise UsageError(f"a session of {wish.limit_seconds} seconds is too short", hint="give --session-limit 9h")
     run = wish.out or Path("runs") / f"{task.name.rpartition('.')[2]}-{preset}"
     accelerator = wish.accelerator or (kaggle_kernel.NO_ACCELERATOR if preset in _WITHOUT_GPU else ACCELERATOR)
-    first, second = (f"{wish.owner}/{slug}" for slug in kaggle_kernel.slugs(task.name.rpartition(".")[2], preset))
     asked = {
         "task": task.name,
         "owner": wish.owner,
@@ -116,6 +115,8 @@ def train_on_kaggle(wish: Wish) -> dict[str, Any]:
         "configuration": to_yaml(config),
         "accelerator": accelerator,
     }
+    names = kaggle_kernel.slugs(task.name.rpartition(".")[2], preset, [asked, str(run.resolve())])
+    first, second = (f"{wish.owner}/{slug}" for slug in names)
     folder = run.with_name(f"{run.name}.kaggle")
     attached = kaggle_kernel.inputs(wish.data, task.data)
     with (
