@@ -49,6 +49,7 @@ def train(
     previous: str | None = None,
     deadline: Deadline | None = None,
     processes: int = 1,
+    side_by_side: int = 1,
     sweep: Sequence[str] = (),
     on: Literal["local", "kaggle"] = "local",
     owner: str | None = None,
@@ -66,6 +67,8 @@ def train(
     Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
     "stages_left"}; "stages" holds what each finished stage recorded, the scores among them. With `processes` above 1
     the training runs in that many new processes on this machine (one per GPU); a `deadline` can't be given to them.
+    With `side_by_side` above 1 so many stages that do not need one another run at a time, each in a process of its own
+    (and on a GPU of its own); the result is that of one after the other with as many CPU threads.
 
     sweep: what is varied, such as ["teacher=all", "seed=1,2,3"]: every combination is trained, in `out`/models, and
     what several of them have in common once. Then "status" may be "failed" (of some cells; nothing is raised), and
@@ -99,7 +102,7 @@ def train(
             start_from=Path(start_from) if start_from else None, session_limit=session_limit, time_limit=time_limit,
             quota_left=quota_left, quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=fallback,
             extend=extend, mirror=mirror, previous=previous, deadline=deadline, processes=max(started, processes),
-            starter=starter, sweep=sweep,
+            side_by_side=side_by_side, starter=starter, sweep=sweep,
         )
     )  # fmt: skip
 
@@ -112,7 +115,7 @@ def _train_on_kaggle(
     from outlast.plan.request import listed_data
 
     known = {"data", "out", "preset", "config", "overrides", "session_limit", "quota_rate"}
-    usual = {"resume": "auto", "fallback": True, "synthetic": False, "extend": False}
+    usual = {"resume": "auto", "fallback": True, "synthetic": False, "extend": False, "side_by_side": 1}
     given = [name for name, value in asked.items() if name not in known and value != usual.get(name)]
     given += [name for name, there in (("processes", processes != 1), ("sweep", bool(sweep))) if there]
     if given:
@@ -539,7 +542,7 @@ def kaggle_logs(kernel: str) -> dict[str, Any]:
     """What the newest session of a kernel printed. Returns {"kernel", "log"}."""
     from outlast.env import kaggle_client
 
-    return {"kernel": kernel, "log": kaggle_client.logs(kernel)}
+    return {"kernel": kernel, "log": kaggle_client.logs(kernel).text}
 
 
 def kaggle_pull(kernel: str, *, to: str | Path, pattern: str | None = None) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def train(
     ] = False,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Never take a smaller model.")] = False,
     processes: Annotated[int, typer.Option(metavar="N", help="Processes on this machine: one per GPU.")] = 1,
+    side_by_side: Annotated[int, typer.Option(metavar="N", help="Stages at a time, each on a GPU of its own.")] = 1,
     sweep: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE,VALUE", help="Train every combination: --sweep loss=all seed=1,2,3."),
@@ -108,7 +109,7 @@ def train(
         on=on, owner=owner, accelerator=accelerator,  # type: ignore[arg-type]
         start_from=start_from, session_limit=session_limit, time_limit=time_limit, quota_left=quota_left,
         quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=not no_fallback, extend=extend,
-        mirror=mirror, previous=previous, processes=processes, sweep=sweep or (),
+        mirror=mirror, previous=previous, processes=processes, side_by_side=side_by_side, sweep=sweep or (),
     )  # fmt: skip
     _print(result, as_json, "")
     if result["status"] == "failed":

@@ -63,6 +63,7 @@ class KaggleServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         self.refused: list[str] = []
         self.page_size = 20
+        self.other_output: list[str] = []  # names that every output has besides
         self.lock = threading.Lock()
 
     def __enter__(self):
@@ -311,11 +312,12 @@ class Handler(BaseHTTPRequestHandler):
         folder = session.output
         paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder is not None else []
         start = int(asked.get("pageToken") or 0)
-        end = start + (asked.get("pageSize") or self.server.page_size)
+        end = start + min(asked.get("pageSize") or self.server.page_size, self.server.page_size)
         files = [
             {"fileName": path.relative_to(folder).as_posix(), "url": self._url(path.read_bytes(), path.name)}
             for path in paths[start:end]
         ]
+        files += [{"fileName": name, "url": self._url(b"", "x")} for name in self.server.other_output]
         following = {"nextPageToken": str(end)} if end < len(paths) else {}
         return _json({"files": files, "log": session.text(), **following})
 

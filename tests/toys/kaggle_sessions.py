@@ -223,10 +223,11 @@ def _plain(ref):
 
 
 def _collect(session, name, stream, began):
-    for line in stream:
-        session.log.append(
-            {"stream_name": name, "time": time.monotonic() - began, "data": line.decode("utf-8", "replace")}
-        )
+    with stream:
+        for line in stream:
+            session.log.append(
+                {"stream_name": name, "time": time.monotonic() - began, "data": line.decode("utf-8", "replace")}
+            )
 
 
 def _kill(pid):

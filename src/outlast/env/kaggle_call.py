@@ -1,10 +1,10 @@
-"""One call of Kaggle's own client, in a process of its own: a request as JSON on standard input, the answer on the last
-line of standard output. `kaggle_client` starts it; nothing imports it.
+"""Calls of Kaggle's own clients, in a process of its own: a request per line of standard input, an answer per line of
+standard output, both JSON. `kaggle_process` starts it; nothing imports it.
 
 A process of its own because importing `kaggle` asks the network and may call exit(), because its requests wait for
 ever, and because it prints. It imports nothing of Outlast, so that it also runs from a copy that is not installed.
 
-Data sets go through `kaggle` or through `kagglehub`, which the request says; the rest only `kaggle` can do.
+Data sets go through `kaggle` or through `kagglehub`, which the first argument says; the rest only `kaggle` can do.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -228,7 +229,13 @@ def _kaggle() -> Any:
         if len(request.files) != expected:
             raise ConnectionError(f"only {len(request.files)} of {expected} files could be uploaded")
 
-    api.upload_files = upload_files
+    retried = api.with_retry
+
+    def with_retry(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+        """A version whose answer is lost is not made again by the client: who asked looks first whether it is there."""
+        return function if function.__name__.startswith("create_dataset") else retried(function, *arguments)
+
+    api.upload_files, api.with_retry = upload_files, with_retry
     return api
 
 
@@ -290,22 +297,25 @@ def _said(error: BaseException) -> dict[str, Any]:
     return {"kind": "refused", "type": type(error).__name__}
 
 
-def main() -> int:
-    """Do what standard input asks."""
-    asked = json.load(sys.stdin)
-    answer: dict[str, Any]
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            _never_wait_for_ever()
-            client = _kagglehub() if asked["client"] == "kagglehub" else _kaggle()
-            answer = {"value": CALLS[asked["call"]](client, **asked["arguments"])}
-        except ImportError as error:
-            answer = {"error": {"kind": "missing", "message": str(error)}}
-        except (Exception, SystemExit) as error:  # the edge of this process: the one that asked says it to people
-            answer = {"error": {**_said(error), "message": str(error)}}
-    print("\n" + json.dumps(answer), flush=True)
+def main(package: str) -> int:
+    """Do what each line of standard input asks, until there are no more."""
+    _never_wait_for_ever()
+    client: Any = None
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answer: dict[str, Any]
+        with contextlib.redirect_stdout(sys.stderr):
+            try:
+                tempfile.tempdir = asked["temporary"]
+                client = client or (_kagglehub() if package == "kagglehub" else _kaggle())
+                answer = {"value": CALLS[asked["call"]](client, **asked["arguments"])}
+            except ImportError as error:
+                answer = {"error": {"kind": "missing", "message": str(error)}}
+            except (Exception, SystemExit) as error:  # the edge of this process: the one that asked tells people
+                answer = {"error": {**_said(error), "message": str(error)}}
+        print(json.dumps(answer), flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

@@ -49,6 +49,14 @@ class KernelStatus:
 
 
 @dataclass(frozen=True)
+class Log:
+    """What a session printed; seconds: how long after its start it printed last, None if Kaggle does not say."""
+
+    text: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
 class Output:
     """Files that were fetched; verified: each was compared with the manifest that lies among them."""
 
@@ -100,9 +108,15 @@ def status(kernel: str) -> KernelStatus:
     return KernelStatus(_STATES.get(answer["state"], answer["state"].lower()), answer["message"])
 
 
-def logs(kernel: str) -> str:
+def logs(kernel: str) -> Log:
     """What the newest session of a kernel printed so far, credentials taken out. Raises RunError."""
-    return without_secrets(_plain_log(str(patiently("logs", {"kernel": kernel}))))
+    kept = str(patiently("logs", {"kernel": kernel}))
+    try:  # a JSON list of {stream_name, time, data}
+        pieces = json.loads(kept)
+        text = "".join(str(piece["data"]) for piece in pieces)
+        return Log(without_secrets(text), max((float(piece["time"]) for piece in pieces), default=None))
+    except (ValueError, TypeError, KeyError):
+        return Log(without_secrets(kept), None)
 
 
 def output(kernel: str, to: Path, pattern: str | None = None) -> Output:
@@ -187,12 +201,3 @@ def _wrong(folder: Path, only: set[str] | None) -> list[str]:
         return [MANIFEST]
     names = [name for name in expected if only is None or name in only]
     return [name for name in names if not (folder / name).is_file() or sha256(folder / name) != expected[name]]
-
-
-def _plain_log(text: str) -> str:
-    """The log's text: Kaggle keeps it as a JSON list of {stream_name, time, data}."""
-    try:
-        pieces = json.loads(text)
-        return "".join(str(piece["data"]) for piece in pieces)
-    except (ValueError, TypeError, KeyError):
-        return text

@@ -59,7 +59,7 @@ def publish(folder: Path, ref: str, title: str, notes: str) -> int:
             try:
                 once(
                     call, {"folder": str(staged), "ref": ref, **arguments}, client=_client(), size=size,
-                    environment={"TMPDIR": own},
+                    temporary=own,
                 )  # fmt: skip
                 break
             except CallError as error:

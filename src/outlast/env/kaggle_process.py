@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -80,54 +83,119 @@ def _hint(error: CallError) -> str:
         return "wait until the week's quota is renewed (`outlast kaggle quota` says when), or leave the accelerator out"
     if "session count" in text:
         return "wait until a session has ended, or end one on kaggle.com"
-    if error.status in (403, 404):
+    if error.status in (403, 404) or "cannot access" in text:
         return "check OWNER and SLUG, and that the credentials are that owner's"
     return "try again later" if error.passing else "check what is named, and try again"
 
 
 def once(
-    call: str, arguments: dict[str, Any], *, client: str = "kaggle", size: int | None = 0,
-    environment: dict[str, str] | None = None,
-) -> Any:  # fmt: skip
-    """Make a call. size: bytes that are moved, None: unknown. Raises CallError."""
+    call: str, arguments: dict[str, Any], *, client: str = "kaggle", size: int | None = 0, temporary: str | None = None
+) -> Any:
+    """Make a call. Raises CallError.
+
+    size: bytes that are moved, None: unknown; temporary: where the client keeps what it needs meanwhile.
+    """
     if find_spec(client) is None:
         raise CallError(f"the package {client} is not installed", passing=False, kind="missing")
     limit = None if size is None else _ANSWER_SECONDS + size / _BYTES_PER_SECOND
-    asked = json.dumps({"call": call, "client": client, "arguments": arguments})
-    script = Path(__file__).with_name("kaggle_call.py")
-    # -P: the folder of the script is not searched for modules, in which `kaggle` could mean one of ours.
-    with _running([sys.executable, "-P", str(script)], {**os.environ, **(environment or {})}) as process:
-        try:
-            out, err = process.communicate(asked, limit)
-        except subprocess.TimeoutExpired:
-            raise CallError(f"no answer for {limit:.0f} seconds", passing=True, kind="lost") from None
-    try:
-        answer = json.loads(out.rstrip().rpartition("\n")[2])
-    except ValueError:
-        last = (err.strip().splitlines() or ["nothing was said"])[-1]
-        raise CallError(
-            f"Kaggle's client ended with status {process.returncode}: {_shown(last)}", passing=False
-        ) from None
+    with _client(client) as process:
+        answer = process.ask({"call": call, "arguments": arguments, "temporary": temporary}, limit)
     if "error" in answer:
         raise _error(answer["error"])
     return answer["value"]
 
 
-@contextlib.contextmanager
-def _running(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that does not outlive the block."""
-    process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
+class _Client:
+    """A process in which one of Kaggle's clients waits for calls. It ends with the process that started it."""
+
+    def __init__(self, package: str) -> None:
+        self.package, self.environment = package, dict(os.environ)
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115
+        script = Path(__file__).with_name("kaggle_call.py")
+        # -P: the folder of the script is not searched for modules, in which `kaggle` could mean one of ours.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(script), package],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, bufsize=0,
+        )  # fmt: skip
+
+    def ask(self, request: dict[str, Any], limit_seconds: float | None) -> dict[str, Any]:
+        """Its answer. Raises CallError if there is none; then the process is gone."""
+        end = None if limit_seconds is None else time.monotonic() + limit_seconds
+        try:
+            assert self._process.stdin is not None and self._process.stdout is not None
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            received = bytearray()
+            while not received.endswith(b"\n"):
+                left = None if end is None else max(end - time.monotonic(), 0.0)
+                if not select.select([self._process.stdout], [], [], left)[0]:
+                    self.close()
+                    raise CallError(f"no answer for {limit_seconds:.0f} seconds", passing=True, kind="lost")
+                if not (piece := self._process.stdout.read(2**20)):
+                    raise ValueError("it ended")
+                received += piece
+            return dict(json.loads(received))
+        except (OSError, ValueError):
+            words = self._last_words()
+            self.close()
+            raise CallError(
+                f"Kaggle's client ended with status {self._process.returncode}: {words}", passing=False
+            ) from None
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._said):
             if stream is not None:
                 stream.close()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it still runs, and would see the environment as it is now."""
+        return self._process.poll() is None and self.environment == dict(os.environ)
+
+    def _last_words(self) -> str:
+        self._said.seek(0)
+        lines = self._said.read().decode("utf-8", "replace").strip().splitlines()
+        return _shown(lines[-1]) if lines else "nothing was said"
+
+
+_lock = threading.RLock()
+_kept: dict[str, _Client] | None = None  # while `kept_open` runs
+
+
+@contextlib.contextmanager
+def kept_open() -> Iterator[None]:
+    """While the block runs, calls share a process: the client takes a second to be imported."""
+    global _kept
+    with _lock:
+        outer, _kept = _kept, {} if _kept is None else _kept
+    try:
+        yield
+    finally:
+        if outer is None:
+            with _lock:
+                ended, _kept = _kept or {}, None
+            for client in ended.values():
+                client.close()
+
+
+@contextlib.contextmanager
+def _client(package: str) -> Iterator[_Client]:
+    with _lock:
+        if _kept is None:
+            client = _Client(package)
+            try:
+                yield client
+            finally:
+                client.close()
+            return
+        found = _kept.get(package)
+        if found is None or not found.usable:
+            if found is not None:
+                found.close()
+            found = _kept[package] = _Client(package)
+        yield found
 
 
 def _error(said: dict[str, Any]) -> CallError:

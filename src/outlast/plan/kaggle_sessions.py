@@ -24,7 +24,7 @@ from outlast.config.schema import TaskConfig
 from outlast.env import kaggle_client, kaggle_process, signals
 from outlast.errors import OutlastError, RunError, UsageError
 from outlast.plan import bundling, kaggle_kernel, ledger, planning, preflight, record
-from outlast.plan.kaggle_diagnosis import Diagnosis, diagnose
+from outlast.plan.kaggle_diagnosis import Diagnosis, Ended, diagnose
 from outlast.plan.kaggle_state import COMPLETE, FAILED, FETCHED, PUSHING, RUNNING, KaggleSession, KaggleState
 from outlast.plan.request import seconds
 from outlast.task import Task, topological
@@ -221,7 +221,8 @@ def _wait(driver: _Driver, session: KaggleSession) -> kaggle_client.KernelStatus
 
 def _fail(driver: _Driver, session: KaggleSession, status: kaggle_client.KernelStatus) -> None:
     """Note a session that failed. Raises RunError where trying again would not help."""
-    found = diagnose(status.state, status.message, kaggle_client.logs(session.kernel))
+    log = kaggle_client.logs(session.kernel)
+    found = diagnose(Ended(status.state, status.message, log.text, log.seconds, session.limit_seconds))
     session.state, session.trouble = FAILED, found.kind
     driver.state.save()
     if found.again and len(driver.state.failures()) < _MOST_FAILURES:

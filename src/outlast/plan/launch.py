@@ -78,7 +78,7 @@ def arguments(task: str, asked: Mapping[str, Any]) -> list[str]:
         if name == "fallback":
             words += [] if value else ["--no-fallback"]
         elif name == "data":
-            words += [f"{option}={item}" for item in _roots(value)]
+            words += [f"{option}={item}" for item in roots(value)]
         elif isinstance(value, bool):
             words += [option] if value else []
         else:
@@ -106,6 +106,20 @@ def end_with_launcher() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(launcher):  # it died before we asked
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def inherited() -> dict[str, str]:
+    """What the environment of a program that we start says besides ours: it ends with us, and finds what we find."""
+    # A task's module is found from a notebook by what was put on sys.path there.
+    return {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry), LAUNCHER: str(os.getpid())}
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started, at once."""
+    if process.poll() is None:
+        for each in [*_descendants(process.pid), process]:
+            each.kill()
+    process.wait()
 
 
 def leave(code: object) -> None:
@@ -200,10 +214,8 @@ def _start(command: Sequence[str], number: int, processes: int, port: int, folde
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        # A task's module is found from a notebook by what was put on sys.path there.
-        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
         FAILURE: str(failure),
-        LAUNCHER: str(os.getpid()),
+        **inherited(),
     }
     # A notebook has put something else in the place of standard error.
     if number == 0 and sys.__stderr__ is not None and sys.stderr is sys.__stderr__ and sys.__stderr__.isatty():
@@ -273,10 +285,7 @@ def _terminate(ranks: Sequence[_Rank], grace_seconds: float) -> None:
     while time.monotonic() < last and any(rank.process.poll() is None for rank in alive):
         time.sleep(_LOOK_SECONDS)
     for rank in alive:
-        if rank.process.poll() is None:
-            for process in [*_descendants(rank.process.pid), rank.process]:
-                process.kill()
-        rank.process.wait()
+        kill(rank.process)
 
 
 def _descendants(pid: int) -> list[Any]:
@@ -355,7 +364,8 @@ def _death(rank: _Rank, processes: int, forwarded: str | None) -> OutlastError:
     )
 
 
-def _roots(data: Any) -> list[str]:
+def roots(data: Any) -> list[str]:
+    """What to give to --data, each for itself."""
     if isinstance(data, Mapping):
         return [f"{name}={folder}" for name, folder in data.items()]
     return [str(data)] if isinstance(data, str | Path) else [str(item) for item in data]

@@ -114,7 +114,7 @@ class RunRecord:
         # What took long in the sessions before is set aside from the first step of this one.
         self.durations = Durations(longest=dict(values.get("longest_seconds", {})))
         self._lock = threading.RLock()
-        self._stage: str | None = None  # under way, its seconds counted up to the moment `_counted`
+        self._stages: list[str] = []  # under way, their seconds counted up to the moment `_counted`
         self._counted = began
 
     @classmethod
@@ -208,18 +208,24 @@ class RunRecord:
             self.values["mirror"] = dict(state)
             self.save()
 
-    def enter(self, stage: str | None) -> None:
-        """A stage begins, or (None) the one that was under way is left: its seconds in this session are counted."""
+    def enter(self, stage: str) -> None:
+        """A stage begins: its seconds in this session are counted until it is left."""
         with self._lock:
             self._count()
-            self._stage = stage
+            self._stages.append(stage)
+
+    def leave(self, stage: str) -> None:
+        """A stage is left, done or not."""
+        with self._lock:
+            self._count()
+            self._stages.remove(stage)
 
     def _count(self) -> None:
         """Count the time that has passed: the session's, its stage's, and what it costs of a quota."""
         session, moment = self.values["sessions"][-1], time.monotonic()
-        if self._stage is not None:
-            before = session["stages"].get(self._stage, 0.0)
-            session["stages"][self._stage] = round(before + moment - self._counted, 3)
+        for stage in self._stages:
+            before = session["stages"].get(stage, 0.0)
+            session["stages"][stage] = round(before + moment - self._counted, 3)
         self._counted = moment
         session["seconds"] = round(moment - self.began, 1)
         rate = 0.0 if session["device"] == "cpu" else session["quota_rate"]

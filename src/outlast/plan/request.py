@@ -40,6 +40,7 @@ class Request:
     previous: str | None = None  # where an earlier session's output is attached; "auto": look among the inputs
     deadline: Deadline | None = None
     processes: int = 1  # on this machine
+    side_by_side: int = 1  # stages at a time, each in a process of its own
     starter: Sequence[str] = ("outlast",)  # what stands before `train`; with several machines that is torchrun's
     sweep: Sequence[str] = ()  # what is varied: this is a grid of runs, and `out` its folder
     twins: Mapping[str, Sequence[Twin]] = field(default_factory=dict)  # other cells of the sweep with a stage in common
@@ -64,6 +65,7 @@ class Request:
         words += [] if self.fallback else ["--no-fallback"]
         words += ["--extend"] if self.extend else []
         words += ["--processes", str(self.processes)] if self.processes > 1 else []
+        words += ["--side-by-side", str(self.side_by_side)] if self.side_by_side > 1 else []
         words += [word for axis in self.sweep for word in ("--sweep", axis)]
         return shlex.join([*words, *self.overrides])
 
@@ -79,6 +81,12 @@ def check_usage(asked: Request) -> None:
     for duration in (asked.session_limit, asked.time_limit, asked.quota_left):
         if duration is not None:
             seconds(duration)
+    if asked.side_by_side < 1:
+        raise UsageError(f"--side-by-side {asked.side_by_side} is not a number of stages", hint="give 1 or more")
+    alone = {"--processes": asked.processes > 1, "--stage": asked.stage, "a deadline object": asked.deadline}
+    named = [name for name, given in alone.items() if given]
+    if asked.side_by_side > 1 and named:
+        raise UsageError(f"--side-by-side does not go with {', '.join(named)}", hint="leave one of them out")
     if not asked.quota_rate > 0:
         raise UsageError(f"--quota-rate {asked.quota_rate:g} is not a rate", hint="give a number such as 1.0")
 

@@ -78,7 +78,8 @@ class Surroundings:
     finished: Callable[[], None] = lambda: None  # told when a stage, or a unit of a call, is done
     words: Callable[[], str] = lambda: ""  # for the progress line
     warned: Callable[[str], None] = warn
-    entered: Callable[[str | None], None] = lambda name: None  # told the stage that begins, None when it is left
+    entered: Callable[[str], None] = lambda name: None  # told the stage that begins
+    left: Callable[[str], None] = lambda name: None  # told the stage that is left, done or stopped
     twins: Mapping[str, Sequence[Twin]] = field(default_factory=dict)  # by stage: other cells of a sweep
     took: Callable[[str, Path], None] = lambda name, run: None  # told a stage that was taken over, and from which run
     afterwards: tuple[str, ...] = ("report",)  # kinds of work that follow a stop, for which time is set aside
@@ -92,13 +93,7 @@ def run(around: Surroundings, only: str | None = None) -> str | None:
     for stage in ordered:
         if only is not None and stage.name != only:
             continue
-        learner, config = _learner(stage, trains), _config(stage, trains)
-        examples = around.examples[learner.name] if learner is not None else None
-        fingerprint = ledger.data_fingerprint(examples)
-        unmet = [name for name in needed(stage) if not (around.run / name / ledger.RECORD).is_file()]
-        if unmet:
-            raise TaskError(f"the stage {stage.name!r} needs {', '.join(unmet)}, which is not done yet")
-        identity = ledger.stage_identity(stage, config, fingerprint, around.run)
+        examples, fingerprint, identity = identify(stage, around)
         folder = around.run / stage.name
         if ledger.done(folder, identity):
             continue
@@ -108,7 +103,7 @@ def run(around: Surroundings, only: str | None = None) -> str | None:
             around.took(stage.name, twin.run)
             around.finished()
             continue
-        reason = _reason_to_stop(around, *_AT_ONCE[type(stage)])
+        reason = reason_to_begin_nothing(stage, around)
         if reason:
             return reason
         if around.compute.main:
@@ -127,12 +122,29 @@ def run(around: Surroundings, only: str | None = None) -> str | None:
             reason = _call(stage, folder, identity, examples, around, began) if main else None
             reason = around.compute.share(reason)
         around.compute.wait()
-        around.entered(None)
+        around.left(stage.name)
         if reason:
             return reason
         if around.compute.main:
             around.finished()
     return None
+
+
+def identify(stage: Stage, around: Surroundings) -> tuple[Examples | None, str, str]:
+    """The examples of a stage, their fingerprint, and its identity. Raises TaskError before its needs are done."""
+    trains = {each.name: each for each in around.plan if isinstance(each, Train)}
+    learner, config = _learner(stage, trains), _config(stage, trains)
+    examples = around.examples[learner.name] if learner is not None else None
+    fingerprint = ledger.data_fingerprint(examples)
+    unmet = [name for name in needed(stage) if not (around.run / name / ledger.RECORD).is_file()]
+    if unmet:
+        raise TaskError(f"the stage {stage.name!r} needs {', '.join(unmet)}, which is not done yet")
+    return examples, fingerprint, ledger.stage_identity(stage, config, fingerprint, around.run)
+
+
+def reason_to_begin_nothing(stage: Stage, around: Surroundings) -> str | None:
+    """Why this stage must not be begun or gone on with now; None if there is time for it."""
+    return _reason_to_stop(around, *_AT_ONCE[type(stage)])
 
 
 def check_models(

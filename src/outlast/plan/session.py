@@ -28,6 +28,7 @@ from outlast.env.host import Host
 from outlast.errors import NoTimeError, OutlastError
 from outlast.loop.accel import Compute, check_precision, set_up, with_threads
 from outlast.plan import (
+    beside,
     carry,
     disk,
     extension,
@@ -90,13 +91,14 @@ def run_session(asked: Request) -> dict[str, Any]:
     config, warnings = resolve(task.config, task.presets, preset, file=asked.config, overrides=overrides)
     run = asked.out or Path("runs") / f"{task.name.rpartition('.')[2]}-{preset}"
     preflight.require(preflight.before_training(task, config, run))
-    compute = set_up(config.train.threads, machine.cores)
+    compute = set_up(config.train.threads, beside.share_of(machine.cores, asked.side_by_side))
     quiet(not compute.main)
     check_precision(config.train.precision, compute.device)
     accelerator = device.detect()
+    beside.check(asked.side_by_side, accelerator.count)
     if asked.preset is None:
         say(f"preset {preset!r}, because this machine computes with {accelerator.name}; choose another with --preset")
-    if compute.processes == 1 and accelerator.count > 1 and not asked.twins:
+    if compute.processes == 1 and accelerator.count > 1 and not asked.twins and asked.side_by_side == 1:
         all_of_them = replace(asked, processes=accelerator.count).command(run, preset)
         warn(f"this machine has {accelerator.count} GPUs, and one process uses one; all are used by\n  {all_of_them}")
     busy = f"another process is training in {run}"
@@ -139,8 +141,9 @@ def run_session(asked: Request) -> dict[str, Any]:
         )
         limit_gigabytes = config.saving.disk_limit_gigabytes
         space, scarce = disk.check(
-            plan, sizes, run, machine, limit_gigabytes, begun=exists, only=asked.stage, taken=taken
-        )
+            plan, sizes, run, machine, limit_gigabytes, begun=exists, only=asked.stage, taken=taken,
+            at_once=asked.side_by_side,
+        )  # fmt: skip
         folder.set_aside(run, asked.resume, compute)
         session = Session(
             task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,
@@ -199,10 +202,11 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
             stop=lambda: request.reason, start_from=beginnings(session.plan, asked), earlier=session.earlier,
             noted=noted, finished=copy.offer, words=copy.words, afterwards=("report", *copy.afterwards),
             warned=lambda sentence: _warn(kept, sentence),
-            entered=kept.enter, twins=asked.twins, took=kept.take_over,
+            entered=kept.enter, left=kept.leave, twins=asked.twins, took=kept.take_over,
         )  # fmt: skip
         try:
-            stopped = runner.run(around, asked.stage)
+            together = asked.side_by_side > 1
+            stopped = beside.run(around, asked, session.config) if together else runner.run(around, asked.stage)
         except BaseException as error:
             reason = error.message if isinstance(error, OutlastError) else f"{type(error).__name__}: {error}"
             kept.end_session("failed", reason, session.command)
@@ -289,6 +293,7 @@ def _facts(session: Session) -> dict[str, Any]:
             "cores": machine.cores,
             "threads": compute.threads,
             "processes": compute.processes,
+            "side_by_side": session.asked.side_by_side,
         },
         "score": {stage.name: stage.learner.score for stage in session.plan if isinstance(stage, Train)},
         "threads": compute.threads,
