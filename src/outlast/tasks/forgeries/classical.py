@@ -2,7 +2,7 @@
 
 Two searches propose how something may have been moved: dense patches (dense.py), for copies that are only shifted, down
 to a few pixels and in smooth regions; keypoints (keypoints.py), for those that are turned, scaled or mirrored. Each
-proposal is compared along its edges (evidence.py). Nothing is trained.
+proposal is compared along its edges (likeness.py). Nothing is trained.
 Promises: deterministic, single-threaded; the image's score is the largest evidence, so that the same number decides
 about regions and about the image. Larger images than the limit are scaled down to it, and the result up again.
 """
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from outlast.config.schema import Settings
-from outlast.tasks.forgeries import dense, evidence, keypoints
-from outlast.tasks.forgeries.evidence import Region
+from outlast.tasks.forgeries import dense, keypoints, likeness
+from outlast.tasks.forgeries.likeness import Region
 from outlast.tasks.forgeries.geometry import Similarity
 
 UInt8 = npt.NDArray[np.uint8]
@@ -73,19 +73,19 @@ def search(grey: Float32, settings: ClassicalSettings) -> list[Region]:
     """Every region of a grey image (H, W), 0 to 255, that was found twice, with its evidence."""
     if min(grey.shape) < 2 * dense.PATCH:
         return []
-    image = evidence.prefiltered(grey)
+    image = likeness.prefiltered(grey)
     found = []
     proposals = dense.supports(
         dense.whitened(grey), stride=settings.stride, nearest=settings.nearest_pixels, most=settings.most_proposals
     )
     for support in proposals:
         moved = Similarity(1.0 + 0j, complex(support.shift[1], support.shift[0]))
-        found += evidence.compare(image, moved, support.places[:, 0], support.places[:, 1])
+        found += likeness.compare(image, moved, support.places[:, 0], support.places[:, 1])
     if settings.keypoints:
         for moved, rows, columns in keypoints.proposals(
             grey, nearest=settings.nearest_pixels, most=settings.most_keypoints, mirrored=settings.mirrored
         ):
-            found += evidence.compare(image, moved, rows, columns)
+            found += likeness.compare(image, moved, rows, columns)
     return found
 
 
