@@ -17,8 +17,8 @@ from pydantic import Field
 
 from outlast.config.schema import Settings
 from outlast.tasks.forgeries import dense, keypoints, likeness
-from outlast.tasks.forgeries.likeness import Region
 from outlast.tasks.forgeries.geometry import Similarity
+from outlast.tasks.forgeries.likeness import Region
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from outlast.task import Work
 from outlast.tasks.forgeries import pictures, samples
 from outlast.tasks.forgeries.baseline import classical
 from outlast.tasks.forgeries.calibration import WEIGHTS, Case, calibrate, scored, summary
+from outlast.tasks.forgeries.classical import ClassicalSettings
 from outlast.tasks.forgeries.evidence import Evidence, Rule, regions, together
 from outlast.tasks.forgeries.judge import image_auc
 from outlast.tasks.forgeries.truth import read_masks
@@ -40,7 +41,7 @@ def match(work: Work) -> Mapping[str, Any]:
     maps, scores = {}, {}
     with Progress("matching keypoints", len(rows)) as progress:
         for number, row in enumerate(rows):
-            found = classical(read_image(examples.root / row["image"]), work.config.data.side)
+            found = classical(read_image(examples.root / row["image"]), work.config.classical)
             maps[f"map/{row['id']}"] = (found.map * 255 + 0.5).astype(np.uint8)
             scores[row["id"]] = found.score
             progress.update(number + 1)
@@ -57,7 +58,10 @@ def calibrate_models(work: Work) -> Mapping[str, Any]:
     for name in WEIGHTS:
         rule, held_out = calibrate(cases, name, decision.minimum_area, decision.folds)
         models[name] = {**rule.as_json(), "held_out_of1": held_out}
-    write_json(work.out / CALIBRATION, {"model": decision.model, "images": len(cases), "models": models})
+    write_json(work.out / CALIBRATION, {
+        "model": decision.model, "images": len(cases), "models": models,
+        "classical": work.config.classical.model_dump(mode="json"),
+    })  # fmt: skip
     chosen = models[decision.model]
     told = chosen["held_out_of1"]
     say(
@@ -70,7 +74,7 @@ def score(work: Work) -> Mapping[str, Any]:
     """Write metrics.json and models.json of the test images, and pictures of some of them."""
     found = list(_cases(work, "test"))
     cases = [case for case, _ in found]
-    rules, chosen = rules_of(work.inputs[CALIBRATE])
+    rules, chosen, _ = rules_of(work.inputs[CALIBRATE])
     if not cases:
         raise RunError("the test split holds no image", hint="give more scenes, so that each split gets some")
     by_model = {name: scored(cases, rule) for name, rule in rules.items()}
@@ -92,8 +96,16 @@ def score(work: Work) -> Mapping[str, Any]:
     return {"model": chosen, **metrics[chosen]}
 
 
-def rules_of(folder: Path) -> tuple[dict[str, Rule], str]:
-    """The rule of each model, and which one decides, from the folder of the stage `calibrate`. Raises RunError."""
+class Rules(NamedTuple):
+    """The rule of each model, which of them decides, and the settings of the classical baseline."""
+
+    models: dict[str, Rule]
+    chosen: str
+    classical: ClassicalSettings
+
+
+def rules_of(folder: Path) -> Rules:
+    """What the stage `calibrate` wrote into its folder. Raises RunError."""
     path = folder / CALIBRATION
     if not path.is_file():
         raise RunError(
@@ -102,7 +114,8 @@ def rules_of(folder: Path) -> tuple[dict[str, Rule], str]:
         )
     known = read_json(path)
     fields = tuple(Rule.__dataclass_fields__)
-    return {name: Rule(**{key: one[key] for key in fields}) for name, one in known["models"].items()}, known["model"]
+    models = {name: Rule(**{key: one[key] for key in fields}) for name, one in known["models"].items()}
+    return Rules(models, known["model"], ClassicalSettings.model_validate(known["classical"]))
 
 
 def _examples(work: Work) -> Examples:
