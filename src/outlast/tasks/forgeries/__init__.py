@@ -87,4 +87,5 @@ TASK = Task(
         ),
         Figure("curves", "network/metrics.jsonl", "Training of the network"),
     ),
+    quick=("train.epochs=2", "train.minimum_steps=0", "data.samples=64"),
 )  # fmt: skip
