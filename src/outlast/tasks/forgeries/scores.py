@@ -7,13 +7,14 @@ Promises: test images have no part in any choice; the models are scored on the s
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from outlast.base.files import read_json, write_json
+from outlast.base.files import read_json, write_bytes, write_json
 from outlast.base.log import Progress, say
 from outlast.data.readers import read_image
 from outlast.data.shards import read_shards
@@ -35,19 +36,37 @@ _EXAMPLES = 6
 
 
 def match(work: Work) -> Mapping[str, Any]:
-    """Write what the classical baseline finds in each image of val and test: classical.npz."""
+    """Write what the classical baseline finds in each image of val and test: classical.npz, scores.json.
+
+    Image by image: a session that ends in between costs the image that was being searched.
+    """
     examples = _examples(work)
     rows = examples.table[examples.table["split"].isin(("val", "test"))].to_dict("records")
-    maps, scores = {}, {}
-    with Progress("matching keypoints", len(rows)) as progress:
+    maps: dict[str, np.ndarray] = {}
+    scores: dict[str, float] = {}
+    with Progress("matching images with themselves", len(rows)) as progress:
         for number, row in enumerate(rows):
-            found = classical(read_image(examples.root / row["image"]), work.config.classical)
-            maps[f"map/{row['id']}"] = (found.map * 255 + 0.5).astype(np.uint8)
-            scores[row["id"]] = found.score
+            unit = work.kept / f"{number:06d}.npz"
+            if not unit.is_file():
+                _match_one(examples.root / row["image"], work.config.classical, unit)
+                work.pause()
+            with np.load(unit, allow_pickle=False) as found:
+                maps[f"map/{row['id']}"], scores[row["id"]] = found["map"], float(found["score"])
             progress.update(number + 1)
-    np.savez_compressed(work.out / "classical.npz", allow_pickle=False, **maps)
+    write_bytes(work.out / "classical.npz", _npz(maps))
     write_json(work.out / "scores.json", scores)
     return {"images": len(rows)}
+
+
+def _match_one(image: Path, settings: ClassicalSettings, unit: Path) -> None:
+    found = classical(read_image(image), settings)
+    write_bytes(unit, _npz({"map": (found.map * 255 + 0.5).astype(np.uint8), "score": np.array(found.score)}))
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
 
 
 def calibrate_models(work: Work) -> Mapping[str, Any]:
