@@ -5,7 +5,8 @@ only look alike do not: the change of brightness along their edges. Across an ed
 it only noise and fine structure are left, and these agree only in copies.
 Promises: deterministic; float32 images; single-threaded. The evidence is in nats: the mutual information of two
 Gaussian variables with the correlation found, -log(1 - r^2) / 2, summed over pixels (neighbours are not independent, so
-it is no probability, but it grows with area and likeness as one).
+it is no probability, but it grows with area and likeness as one). It counts only as far as the inner part of a region
+is alike throughout: windows of one house resemble each other here and there, a copy does everywhere.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ _WINDOW = 7  # pixels over which the correlation is computed
 _CORRELATED = 0.5  # from which a pixel is taken for a copy
 _AROUND = 20  # pixels around the matches that are compared
 _SMALLEST = 9  # pixels of a region
+_INNER = 0.3  # share of a region that lies furthest from its border; at the border windows see beyond the copy
+_LEAST_INNER = 0.85  # median correlation of the inner part, or it is no region
+_GROWN = 3  # pixels of the window that a region is grown by: the correlation falls a little inside the border
+_UNLIKE, _ALIKE = 0.94, 0.965  # of the same: at the first nothing counts, from the second all
 _MOST_SHIFT = 2.0  # pixels by which the first guess may be corrected
 _STEPS = 4
 _MOST_OVERLAP = 0.15  # of a region with its own copy: what repeats itself overlaps, a copy lies elsewhere
@@ -38,9 +43,13 @@ class Prefiltered(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A region that was found twice: source and copy as masks with the place of their first pixel, and the evidence."""
+    """A region that was found twice: source and copy as masks with the place of their first pixel, and the evidence.
+
+    information: in nats, before it was judged by how alike the inner part is.
+    """
 
     evidence: float
+    information: float
     source: Mask
     source_at: tuple[int, int]
     copy: Mask
@@ -84,7 +93,7 @@ def _aligned(
     other, inside = _warped(image, moved, part.shape, at)
     for _ in range(_STEPS):
         detail = _detail(other)
-        down, across = (change[matched].astype(np.float64) for change in np.gradient(detail))
+        down, across = (np.asarray(change)[matched].astype(np.float64) for change in np.gradient(detail))
         error = (detail - wanted)[matched].astype(np.float64)
         normal = np.array([[down @ down, down @ across], [down @ across, across @ across]])
         normal += 1e-3 * len(error) * np.eye(2)
@@ -162,13 +171,27 @@ def _regions(
         region = labels == number
         if np.count_nonzero(region) < _SMALLEST:
             continue
-        likeness = correlation[region].astype(np.float64).clip(0, 0.999)
-        source = _grown(region, _WINDOW - 2)
+        inner = _inner_likeness(correlation, region)
+        if inner < _LEAST_INNER:
+            continue
+        source = _grown(region, _GROWN)
         copy, copy_at = _moved(source, at, moved, size)
-        if _overlap(source, at, copy, copy_at) <= _MOST_OVERLAP * np.count_nonzero(source):
-            evidence = float(-0.5 * np.log1p(-likeness * likeness).sum())
-            found.append(Region(evidence, source, at, copy, copy_at, moved))
+        if overlap(source, at, copy, copy_at) <= _MOST_OVERLAP * np.count_nonzero(source):
+            likeness = correlation[region].astype(np.float64).clip(0, 0.999)
+            nats = float(-0.5 * np.log1p(-likeness * likeness).sum())
+            share = min(1.0, max(0.0, (inner - _UNLIKE) / (_ALIKE - _UNLIKE)))
+            found.append(Region(share * share * nats, nats, source, at, copy, copy_at, moved))
     return found
+
+
+def _inner_likeness(correlation: Float32, region: Mask) -> float:
+    """The median correlation of the pixels that lie deepest in a region, its holes filled."""
+    from scipy.ndimage import binary_fill_holes, distance_transform_edt
+
+    filled = binary_fill_holes(region)
+    depth = distance_transform_edt(np.pad(filled, 1))[1:-1, 1:-1]
+    inner = filled & (depth >= np.quantile(depth[filled], 1 - _INNER))
+    return float(np.median(correlation[inner]))
 
 
 def _moved(mask: Mask, at: tuple[int, int], moved: Similarity, size: tuple[int, int]) -> tuple[Mask, tuple[int, int]]:
@@ -184,7 +207,7 @@ def _moved(mask: Mask, at: tuple[int, int], moved: Similarity, size: tuple[int, 
     return inside & mask[row.clip(0, mask.shape[0] - 1), column.clip(0, mask.shape[1] - 1)], (top, left)
 
 
-def _overlap(first: Mask, first_at: tuple[int, int], second: Mask, second_at: tuple[int, int]) -> int:
+def overlap(first: Mask, first_at: tuple[int, int], second: Mask, second_at: tuple[int, int]) -> int:
     """Pixels that two masks share."""
     top, left = max(first_at[0], second_at[0]), max(first_at[1], second_at[1])
     bottom = min(first_at[0] + first.shape[0], second_at[0] + second.shape[0])
