@@ -41,10 +41,13 @@ def evaluate(
     compute: Compute,
     portion: Portion,
     stop: Callable[[], bool] = lambda: False,
+    *,
+    judged: bool = True,
 ) -> dict[str, Any] | None:
     """The learner's metrics over `rows` (positions in the table); every process gets the same numbers.
 
-    None if stop() asked to give it up; it is asked before each batch, in all processes alike.
+    None if stop() asked to give it up; it is asked before each batch, in all processes alike. judged: False where only
+    the time counts: of a few rows, a metric may say nothing (no positives among them).
     """
     metric = learner.metric(config, facts)
     portion.agree(compute.gather(portion.size))
@@ -58,6 +61,8 @@ def evaluate(
             for batch, outputs in parts:
                 metric.update(outputs, batch)
     others = compute.gather(metric)
+    if not judged:
+        return {}
     merged = others[0]
     for other in others[1:]:
         merged.merge(other)

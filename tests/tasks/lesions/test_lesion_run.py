@@ -162,13 +162,15 @@ def test_a_missing_checkpoint_of_a_fold_is_named(run, data, tmp_path):
 
 
 def test_a_quick_test_is_a_run_of_its_own_and_neither_goes_on_with_the_other(run, data, tmp_path):
-    quick = ["quick.enabled=true", "quick.epochs=1", "quick.rows=40"]
+    quick = ["quick.enabled=true", "quick.epochs=3", "quick.rows=40", "train.learning_rate=1e-8"]
     out = tmp_path / "quick"
     result = train(data, out, *quick)
     assert result["status"] == "finished"
     trained = sorted(path.name for path in out.glob("train-*"))
     assert trained == [f"train-{name}-fold0" for name in sorted(BACKBONES)]
     assert not (out / "submit").exists()
+    warnings = read_json(out / "run.json")["warnings"]
+    assert any("train-test_resnet-fold0: the loss is" in told and "that knows nothing" in told for told in warnings)
     full = pd.read_csv(run / "folds" / "folds.csv").set_index("id")
     part = pd.read_csv(out / "folds" / "folds.csv").set_index("id")
     assert len(part) < len(full)
@@ -215,3 +217,18 @@ def test_predictions_that_were_cut_in_another_way_are_made_again(run, data, tmp_
     assert {path.name for path in shard.parent.glob("part-*")} == {shard.name}
     for name, logit in zip(ids, arrays["logits"], strict=True):
         assert torch.isclose(torch.tensor(float(logit)), torch.tensor(float(before[name])), atol=1e-5)
+
+
+def test_a_plan_can_be_made_where_the_rows_that_are_timed_hold_no_positive(data, tmp_path):
+    few = ["data.validation_negatives=19", "train.batch_size=2"]
+    plan = outlast.make_plan("lesions", data=data, preset="smoke", overrides=[*SETTINGS, *few])
+    found = {stage["stage"]: stage for stage in plan["stages"]}
+    assert set(found) == {stage.name for stage in stages(configured())}
+    assert found["extract-test_resnet"]["guessed"] is None
+
+
+def test_the_checks_before_training_find_nothing_wrong(data):
+    found = outlast.check_task("lesions", data=data, preset="smoke", overrides=SETTINGS)
+    wrong = [finding for finding in found["findings"] if finding["severity"] == "error"]
+    assert not wrong
+    assert not any(finding["id"] == "data.class_in_every_split" for finding in found["findings"])

@@ -83,6 +83,7 @@ def _part(
         count = min(int(dice.one(20, _MOST_PER_PATIENT)), rows - len(made))
         # Every other patient has one malignant lesion, whoever has many lesions too: about 1 % of all.
         sick = int(dice.one(0, count)) if patient % 2 == 0 else None
+        sick = 3 if patient == 0 else sick  # the first rows of the set have both classes
         for number in range(count):
             name = f"ISIC_{patient:05d}{number:02d}"
             row, picture = _lesion(dice, person, malignant=number == sick, size=size)
@@ -120,7 +121,7 @@ def _lesion(dice: Dice, person: dict[str, Any], *, malignant: bool, size: int) -
     picture = _picture(dice, person, size, min(radius, 0.9), ragged, uneven, stretch)
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, "JPEG", quality=_JPEG_QUALITY)
-    error = dice.bell(6) * 0.12
+    error = dice.bell(6) * 0.2
     millimetres = 8 * radius * (1 + 0.5 * error[0])
     row = {
         "target": int(malignant),
