@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from outlast.base.log import say, warn
+from outlast.base.listen import Listener, pieces
+from outlast.base.log import TERMINAL, redraws, say, show_line, warn
 from outlast.config.schema import TaskConfig
 from outlast.errors import TrainingError, UsageError
 from outlast.plan import launch, ledger, runner
@@ -94,6 +95,7 @@ class _Worker:
     seat: int
     process: subprocess.Popen[bytes]
     stage: str | None = None
+    line: str = ""  # its progress
     readers: list[threading.Thread] = field(default_factory=list)
 
     def send(self, value: Mapping[str, Any]) -> None:
@@ -175,7 +177,7 @@ class _Hall:
     def _hire(self, seat: int) -> _Worker:
         process = subprocess.Popen(
             [sys.executable, "-m", "outlast.plan.worker"],
-            env={**os.environ, **launch.inherited(), **self.seats[seat]},
+            env={**os.environ, **launch.inherited(), **({TERMINAL: "1"} if redraws() else {}), **self.seats[seat]},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in a terminal reaches us alone; we pass it on, once
         )  # fmt: skip
@@ -197,10 +199,14 @@ class _Hall:
 
     def _read_errors(self, worker: _Worker) -> None:
         assert worker.process.stderr is not None
-        for line in worker.process.stderr:
-            text = line.decode("utf-8", "replace").rstrip()
-            if text:
-                say(f"{worker.stage or 'worker'}: {text}")
+        listener = Listener()
+        for data in pieces(worker.process.stderr):
+            for sentence in listener.feed(data):
+                say(f"{worker.stage or 'worker'}: {sentence}")
+            worker.line = listener.line
+            lines = [each.line for each in self.workers if each.line]
+            if lines and redraws():
+                show_line(" | ".join(lines))
 
     def _hear(self, worker: _Worker, told: dict[str, Any] | None) -> None:
         """What a worker tells; None: it is gone."""

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from outlast.base.files import write_bytes
 from outlast.model.copy_move import FLOW
+from outlast.tasks.forgeries.evidence import AGREED
 
 Array = npt.NDArray[Any]
 _MARKED, _TRUE = (230, 60, 20), (40, 200, 255)
 _ARROWS = 24
-_WEAK = 0.25  # share of neighbours below which a match is no arrow
 _DPI = 100
 
 
@@ -56,7 +56,7 @@ def arrows(flow: Array, mask: Array, size: Sequence[int]) -> Array:
     scale_y, scale_x = mask.shape[0] / size[0], mask.shape[1] / size[1]
     rows, columns = -(-size[0] // FLOW), -(-size[1] // FLOW)
     dy, dx, strength = flow[:, :rows, :columns].astype(np.float64)
-    y, x = np.nonzero(strength >= _WEAK)
+    y, x = np.nonzero(strength >= AGREED)
     from_y, from_x = (y * FLOW + 1) * scale_y, (x * FLOW + 1) * scale_x
     to_y, to_x = from_y + dy[y, x] * scale_y, from_x + dx[y, x] * scale_x
     inside = _on(mask, from_y, from_x) & _on(mask, to_y, to_x)

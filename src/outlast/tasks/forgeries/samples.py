@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from outlast.data.randomness import uniforms
 from outlast.data.readers import read_image, resize
+from outlast.model.copy_move import FLOW
 from outlast.tasks.forgeries import composer
 from outlast.tasks.forgeries.config import ForgeriesData
 from outlast.tasks.forgeries.truth import read_masks
@@ -151,6 +153,14 @@ def at_original(values: np.ndarray, size: Sequence[int], original: Sequence[int]
         return cut
     scaled = F.interpolate(torch.from_numpy(cut)[None, None], size=tuple(original), mode="bilinear")
     return np.asarray(scaled[0, 0].numpy())
+
+
+def flow_at_original(
+    flow: np.ndarray, size: Sequence[int], original: Sequence[int]
+) -> tuple[npt.NDArray[np.float32], float]:
+    """A flow (3, h, w) of a canvas without its padding, and the original's pixels from one position to the next."""
+    rows, columns = (-(-number // FLOW) for number in size)
+    return np.asarray(flow[:, :rows, :columns], np.float32), FLOW * max(original) / max(size)
 
 
 def _turned(plane: np.ndarray, turns: int, mirrored: bool) -> np.ndarray:

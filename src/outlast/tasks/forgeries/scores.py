@@ -121,8 +121,9 @@ def _cases(work: Work, split: str) -> Iterator[tuple[Case, dict[str, Any]]]:
             number, original = place[row["id"]], (row["height"], row["width"])
             size = samples.fitted(*original, side)
             network = Evidence(
-                samples.at_original(arrays["map"][number], size, original), float(arrays["score"][number])
-            )
+                samples.at_original(arrays["map"][number], size, original), float(arrays["score"][number]),
+                *samples.flow_at_original(arrays["flow"][number], size, original),
+            )  # fmt: skip
             other = Evidence(maps[f"map/{row['id']}"].astype(np.float32) / 255, float(scores[row["id"]]))
             case = Case(network, other, truth_of(examples.root, row), str(row["group"]))
             yield case, {**_named(row), "flow": arrays["flow"][number], "size": size}

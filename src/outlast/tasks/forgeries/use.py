@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from outlast.base.files import write_json, write_text
+from outlast.base.files import write_json
 from outlast.base.log import Progress
 from outlast.data.readers import list_images, read_image
 from outlast.errors import DataError, listed
-from outlast.model.forgery_metrics import AUTHENTIC, encode
 from outlast.task import Judged, Member, Scenes
 from outlast.tasks.forgeries import pictures, samples, views
 from outlast.tasks.forgeries.baseline import classical
 from outlast.tasks.forgeries.calibration import Case, scored, summary
 from outlast.tasks.forgeries.config import StageConfig
-from outlast.tasks.forgeries.evidence import Evidence, decided, together
+from outlast.tasks.forgeries.evidence import Evidence, Rule, decided, together
 from outlast.tasks.forgeries.layout import SMALLEST_SIDE
 from outlast.tasks.forgeries.scores import CALIBRATE, rules_of, truth_of
+from outlast.tasks.forgeries.submission import write_submission
 
 Batch = dict[str, Tensor]
 
@@ -42,7 +42,7 @@ def judge(judged: Judged) -> dict[str, Any]:
     with Progress("scoring images", len(rows)) as progress:
         for number, row in enumerate(rows):
             image = read_image(judged.examples.root / row["image"])
-            network, _ = network_says(judged.config, judged.members, image, judged.device)
+            network = network_says(judged.config, judged.members, image, judged.device)
             other = classical(image, judged.config.data.side)
             case = Case(network, other, truth_of(judged.examples.root, row), str(row["group"]))
             for name, rule in rules.items():
@@ -62,43 +62,52 @@ def scenes(asked: Scenes) -> pd.DataFrame:
     """
     files = _images(asked.files)
     rules, chosen = rules_of(asked.run / CALIBRATE)
-    rule = rules[chosen]
     asked.out.mkdir(parents=True, exist_ok=True)
-    rows, annotations = [], []
+    rows: list[dict[str, Any]] = []
+    write_submission(asked.out / "submission.csv", _decisions(asked, files, rules[chosen], rows))
+    write_json(
+        asked.out / "provenance.json", {**asked.provenance, "rule": {"model": chosen, **rules[chosen].as_json()}}
+    )
+    return pd.DataFrame(rows)
+
+
+def _decisions(
+    asked: Scenes, files: Sequence[Path], rule: Rule, rows: list[dict[str, Any]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The case_id and the instances of each image; writes its picture and adds its row on the way."""
     with Progress("predicting images", len(files)) as progress:
         for number, file in enumerate(files):
             image = _large_enough(file)
-            network, flow = network_says(asked.config, asked.members, image, asked.device)
+            network = network_says(asked.config, asked.members, image, asked.device)
+            assert network.flow is not None
             evidence = together(network, classical(image, asked.config.data.side), rule.weight)
             instances = decided(evidence, rule)
             mask = np.asarray(instances.any(axis=0))
             size = samples.fitted(image.shape[0], image.shape[1], asked.config.data.side)
-            found = pictures.arrows(flow, mask, size)
+            found = pictures.arrows(network.flow, mask, size)
             target = asked.out / f"{file.stem}.png"
-            pictures.write_overlay(target, pictures.Shown(file.stem, image, mask, found, flow[2], evidence.score))
-            annotations.append({"case_id": file.stem, "annotation": encode(instances)})
+            pictures.write_overlay(
+                target, pictures.Shown(file.stem, image, mask, found, network.flow[2], evidence.score)
+            )
             rows.append({
-                "file": str(file), "forged": int(annotations[-1]["annotation"] != AUTHENTIC), "score": evidence.score,
+                "file": str(file), "forged": int(len(instances) > 0), "score": evidence.score,
                 "instances": len(instances), "share": float(mask.mean()), "picture": target.name,
             })  # fmt: skip
             progress.update(number + 1)
-    write_text(asked.out / "submission.csv", pd.DataFrame(annotations).to_csv(index=False))
-    write_json(asked.out / "provenance.json", {**asked.provenance, "rule": {"model": chosen, **rule.as_json()}})
-    return pd.DataFrame(rows)
+            yield file.stem, instances
 
 
 @torch.inference_mode()
-def network_says(
-    config: StageConfig, members: Sequence[Member], image: np.ndarray, device: torch.device
-) -> tuple[Evidence, np.ndarray]:
-    """The networks' evidence for an image uint8 (H, W, 3), and the flow (3, h, w) of the first one."""
+def network_says(config: StageConfig, members: Sequence[Member], image: np.ndarray, device: torch.device) -> Evidence:
+    """The networks' evidence for an image uint8 (H, W, 3); the flow is that of the first one."""
     side, original = config.data.side, (image.shape[0], image.shape[1])
     canvas = samples.on_canvas(image, side)
     batch = {name: torch.from_numpy(array)[None] for name, array in canvas.items()}
     shown = {name: tensor.to(device) for name, tensor in samples.whole(batch).items()}
     outputs = {name: value[0].float().cpu().numpy() for name, value in members_together(config, members, shown).items()}
-    found = samples.at_original(outputs["map"], samples.fitted(*original, side), original)
-    return Evidence(found, float(outputs["score"])), outputs["flow"]
+    size = samples.fitted(*original, side)
+    flow, cell = samples.flow_at_original(outputs["flow"], size, original)
+    return Evidence(samples.at_original(outputs["map"], size, original), float(outputs["score"]), flow, cell)
 
 
 def _without_maps(case: Case) -> Case:
