@@ -6,6 +6,7 @@ Importing it is cheap; torch is imported by the first function that needs it.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -64,8 +65,10 @@ def __getattr__(name: str) -> Any:
         from outlast import api
 
         return getattr(api, name)
+    if name == "notebook":
+        return importlib.import_module("outlast.notebook")
     raise AttributeError(f"module 'outlast' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, "notebook"])

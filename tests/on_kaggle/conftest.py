@@ -17,7 +17,7 @@ def kaggle(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    home = tmp_path / "home"
+    home = tmp_path / "home-of-the-client"
     home.mkdir()
     with KaggleServer(tmp_path / "sessions") as server:
         for name, value in server.environment(home).items():

@@ -1,16 +1,17 @@
 """The mirror kaggle://OWNER/SLUG: versions of a data set through the real clients, with what goes wrong on the way."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
-from outlast.env import kaggle_process
+from outlast.env import kaggle_client, kaggle_process
 from outlast.errors import CheckpointError, RunError, UsageError
 from outlast.save.bring_back import bring_back
 from outlast.save.mirrors import open_at
 from outlast.save.snapshot import take
 from outlast.save.uploads import Uploads
-from toys.kaggle_server import KEY, USER, Fault
+from toys.kaggle_server import KEY, TOKEN, USER, Fault
 from toys.run_folder import RUN_ID, contents, go_on, make_run
 
 URL = f"kaggle://{USER}/my-checkpoints"
@@ -140,6 +141,33 @@ def test_what_was_downloaded_goes_with_the_mirror(kaggle, tmp_path, monkeypatch)
     restored(tmp_path / "other")
     assert list((tmp_path / "cache").iterdir()) == []
     shutil.rmtree(tmp_path / "cache")
+
+
+INSIDE = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from outlast.env import kaggle_client, kaggle_process
+from outlast.save.mirrors import open_at
+from outlast.save.snapshot import take
+from toys.run_folder import RUN_ID, make_run
+kaggle_process.PATIENCE_SECONDS = 0.0
+run = make_run(Path("run"))
+open_at({url!r}, run).store(take(run), RUN_ID)
+"""
+
+
+def test_a_notebook_mirrors_with_its_own_credentials_through_kagglehub(kaggle, kernel, ended, tmp_path):
+    body = INSIDE.format(tests=str(Path(__file__).parents[1]), url=URL)
+    name = kaggle_client.push(kernel(body, manifest=False, enable_internet=True)).kernel
+    assert ended(name).state == "complete", kaggle_client.logs(name).text
+    output = kaggle.sessions.kernels[name][0].output
+    assert restored(tmp_path / "other")[0] == contents(output / "run")
+    off = kaggle_client.push(kernel(body, slug="without-internet", manifest=False)).kernel
+    assert ended(off).state == "error"
+    assert "connection is lost" in kaggle_client.logs(off).text
+    written = [path for path in (tmp_path / "sessions").rglob("*") if path.is_file() and path.name != "token"]
+    assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
 
 
 @pytest.mark.parametrize("url", ["kaggle://tester", "kaggle://tester/short", "kaggle://tester/a-slug/more"])

@@ -4,6 +4,18 @@ from outlast.plan.kaggle_diagnosis import Ended, describe, diagnose
 
 KERNEL = 'Traceback (most recent call last):\n  File "script.py", line 9, in <module>\n'
 
+CHECKED = """plants, preset t4
+
+ERRORS: training would fail, or be worthless
+  data.x: the labels of 9 images differ
+      do:    mend labels.csv
+
+WARNINGS: slower, dearer or worse than it could be
+  cost.y: out of memory is near
+1 errors, 1 warnings, 0 not checked, 3 notes; of 86 checks
+outlast check ended with exit status 1; why stands above, and in /kaggle/working/plants.log
+"""
+
 
 @pytest.mark.parametrize(
     ("kind", "log", "message", "words"),
@@ -28,6 +40,7 @@ KERNEL = 'Traceback (most recent call last):\n  File "script.py", line 9, in <mo
         ),
         ("internet", "urllib3.exceptions.NameResolutionError: Failed to resolve 'huggingface.co'\n", "", "huggingface"),
         ("outlast", "error: the split has no test images\n  What to do: give --data more\n", "", "no test images"),
+        ("check", CHECKED, "", "data.x: the labels of 9 images"),
         ("broken", KERNEL + "ZeroDivisionError: division by zero\n", "", "ZeroDivisionError"),
         ("memory", KERNEL + "outlast train ended with exit status -9; why stands above\n", "", "status -9"),
         ("unknown", "epoch 1\nepoch 2\n", "", "epoch 2"),

@@ -58,7 +58,7 @@ class KaggleServer(ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{self.server_port}"
         self.store = Store()
         self.sessions = Sessions(Path(folder), self.store)
-        self.sessions.address = self.address
+        self.sessions.address, self.sessions.token = self.address, TOKEN
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
         self.refused: list[str] = []

@@ -61,12 +61,15 @@ class Sessions:
         self.layout = "nested"  # how inputs are mounted: nested (datasets/OWNER/SLUG) or flat (SLUG)
         self.environment = {}  # for the sessions, on top of what Kaggle sets
         self.python = sys.executable
-        self.address = ""  # of the server
+        self.address, self.token = "", ""  # of the server, and what it takes from a notebook
         self.quota_total_hours, self.quota_used_hours = 30.0, 0.0
         self.hours_per_second = 1 / 3600  # that a second of GPU session costs
         self.most_at_once = 2
         self.output_limit_bytes = 20 * 10**9
         self.planned_failures: list[tuple[str, str]] = []  # (failure message, log) of sessions that Kaggle breaks
+        # How the sessions that come next end, whatever the clock of a busy machine says: ("limit" | "stop", place,
+        # count) is the limit's SIGKILL, or a SIGTERM, when a training comes to that place (base.accident) so often.
+        self.planned_ends: list[tuple[str, str, int]] = []
         self.lock = threading.RLock()
 
     def push(self, ref, request):
@@ -130,17 +133,14 @@ class Sessions:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         session.pid, session.status = process.pid, "RUNNING"
+        ends = self.planned_ends.pop(0) if self.planned_ends else None
         readers = [
             threading.Thread(target=_collect, args=(session, name, stream, began), daemon=True)
             for name, stream in (("stdout", process.stdout), ("stderr", process.stderr))
         ]
         for reader in readers:
             reader.start()
-        killed = False
-        try:
-            process.wait(limit)
-        except subprocess.TimeoutExpired:
-            killed = True
+        killed = self._wait(process, began + limit, ends, place / "places")
         _kill(process.pid)  # also what a session left running in the background
         process.wait()
         for reader in readers:
@@ -149,6 +149,19 @@ class Sessions:
         if session.request.get("enableGpu") or session.request.get("machineShape"):
             self.quota_used_hours += session.seconds * self.hours_per_second
         self._end(session, kaggle / "working", process.returncode, killed)
+
+    def _wait(self, process, limit, ends, places):
+        """Whether the session must be killed at its limit: it is over by the clock, or the planned end has come."""
+        while process.poll() is None:
+            if time.monotonic() >= limit:
+                return True
+            if ends is not None and places.is_file() and places.read_text().split().count(ends[1]) >= ends[2]:
+                if ends[0] == "limit":
+                    return True
+                process.terminate()
+                ends = None
+            time.sleep(0.02)
+        return False
 
     def _end(self, session, working, code, killed):
         if killed:
@@ -198,6 +211,7 @@ class Sessions:
 
     def _environment(self, session, place):
         (place / "home").mkdir()
+        (place / "token").write_text(self.token)
         inside = session.request.get("enableInternet", True)
         proxy = self.address if inside else "http://127.0.0.1:9"  # nobody listens there
         return {
@@ -209,8 +223,11 @@ class Sessions:
             "KAGGLE_KERNEL_RUN_TYPE": "Batch",
             "KAGGLE_URL_BASE": "https://www.kaggle.com",
             "KAGGLE_DATA_PROXY_URL": self.address,
+            "KAGGLE_API_V1_TOKEN": str(place / "token"),  # the notebook's own, as Kaggle gives it
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
             "OUTLAST_KAGGLE_ROOT": str(place / "kaggle"),
             "OUTLAST_SESSION_STARTED": str(time.time()),
+            "OUTLAST_PLACES": str(place / "places"),
             "http_proxy": proxy,
             "https_proxy": proxy,
             **self.environment,

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,10 @@ def _from_environment(place):
     """OUTLAST_TOY_KILL=place:count kills this process for real when the place is reached for the count-th time.
 
     OUTLAST_TOY_STOP asks a training in the same way to stop. With OUTLAST_TOY_RANK only the process of that rank.
+    OUTLAST_TOY_SLOW=seconds: each training step takes so long.
     """
+    if place == "step":
+        time.sleep(float(os.environ.get("OUTLAST_TOY_SLOW", "0")))
     meant = os.environ.get("OUTLAST_TOY_RANK", os.environ.get("RANK")) == os.environ.get("RANK")
     for name, number in (("OUTLAST_TOY_KILL", signal.SIGKILL), ("OUTLAST_TOY_STOP", signal.SIGTERM)):
         wanted, _, count = os.environ.get(name, "").partition(":")

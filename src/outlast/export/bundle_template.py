@@ -53,7 +53,7 @@ class Stop(SystemExit):
 
 def main() -> None:
     """All steps, as `python FILE` does them. A run that was begun here was checked when it was."""
-    if not (out() / "run.json").is_file():
+    if CONFIG["check"] and not (out() / "run.json").is_file():
         check()
     train()
     what_next()
@@ -251,8 +251,11 @@ def _words(command: str) -> list[str]:
     words = [TASK, "--preset", CONFIG["preset"], *(word for root in roots for word in ("--data", root))]
     words += ["--session-limit", CONFIG["session_limit"]] if CONFIG["session_limit"] else []
     if command != "plan":
-        words += ["--out", str(out()), "--processes", str(CONFIG["processes"] or _gpus() or 1)]
+        processes = CONFIG["processes"] or (_gpus() if CONFIG["side_by_side"] == 1 else 1)
+        words += ["--out", str(out()), "--processes", str(processes or 1)]
         words += ["--quota-left", CONFIG["quota_left"]] if CONFIG["quota_left"] else []
+    if command == "train" and CONFIG["side_by_side"] > 1:
+        words += ["--side-by-side", str(CONFIG["side_by_side"])]
     if command == "train" and CONFIG["previous"] and not CONFIG["quick_test"]:
         words += ["--previous", CONFIG["previous"]]
     return [*words, *CONFIG["overrides"], *(CONFIG["quick_overrides"] if CONFIG["quick_test"] else [])]

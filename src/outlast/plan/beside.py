@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from outlast.base.log import say, warn
+from outlast.base.listen import Listener, pieces
+from outlast.base.log import TERMINAL, redraws, say, show_line, warn
 from outlast.config.schema import TaskConfig
 from outlast.errors import TrainingError, UsageError
 from outlast.plan import launch, ledger, runner
@@ -94,6 +95,7 @@ class _Worker:
     seat: int
     process: subprocess.Popen[bytes]
     stage: str | None = None
+    line: str = ""  # its progress
     readers: list[threading.Thread] = field(default_factory=list)
 
     def send(self, value: Mapping[str, Any]) -> None:
@@ -175,7 +177,7 @@ class _Hall:
     def _hire(self, seat: int) -> _Worker:
         process = subprocess.Popen(
             [sys.executable, "-m", "outlast.plan.worker"],
-            env={**os.environ, **launch.inherited(), **self.seats[seat]},
+            env={**os.environ, **launch.inherited(), **({TERMINAL: "1"} if redraws() else {}), **self.seats[seat]},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in a terminal reaches us alone; we pass it on, once
         )  # fmt: skip
@@ -197,10 +199,14 @@ class _Hall:
 
     def _read_errors(self, worker: _Worker) -> None:
         assert worker.process.stderr is not None
-        for line in worker.process.stderr:
-            text = line.decode("utf-8", "replace").rstrip()
-            if text:
-                say(f"{worker.stage or 'worker'}: {text}")
+        listener = Listener()
+        for data in pieces(worker.process.stderr):
+            for sentence in listener.feed(data):
+                say(f"{worker.stage or 'worker'}: {sentence}")
+            worker.line = listener.line
+            lines = [each.line for each in self.workers if each.line]
+            if lines and redraws():
+                show_line(" | ".join(lines))
 
     def _hear(self, worker: _Worker, told: dict[str, Any] | None) -> None:
         """What a worker tells; None: it is gone."""
@@ -234,7 +240,7 @@ class _Hall:
             return
         code = worker.process.wait()
         name = signal.Signals(-code).name if code < 0 else None
-        if worker.stage is None or (name is not None and name == self.signalled):
+        if worker.stage is None or (name == "SIGTERM" and self.signalled is not None):
             self._leave(worker)  # a signal that came before it listened: nothing was begun
             self._dismiss(worker)
             return
@@ -268,7 +274,7 @@ class _Hall:
         self.signalled = self.reason = reason
         for worker in self.workers:
             if worker.process.poll() is None:
-                worker.process.send_signal(signal.Signals[reason])
+                worker.process.terminate()  # whatever came here: one that does not listen yet ends without a word
 
     def _close(self, worker: _Worker) -> None:
         launch.kill(worker.process)

@@ -31,7 +31,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """kind: time, cancelled, memory, gpu_memory, import, data, disk, gpu, internet, broken, outlast or unknown.
+    """kind: time, cancelled, check, memory, gpu_memory, import, data, disk, gpu, internet, broken, outlast or unknown.
 
     sentence: what happened; remedy: what to do; excerpt: the lines of the log that say so; again: whether the same
     session may end better if it is simply run again.
@@ -103,6 +103,8 @@ _RULES = (
         "attach what it wants to fetch (weights) as a data set, or set model.pretrained=false",
     ),
 )  # fmt: skip
+_ERRORS = "ERRORS: "  # as check.table begins that part
+_CHECKED = re.compile(r"^outlast check ended with exit status 1\b", re.MULTILINE)
 _OURS = re.compile(r"^error: (.+)$", re.MULTILINE)
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)(?::.*)?$", re.MULTILINE)
 
@@ -116,6 +118,10 @@ def diagnose(ended: Ended) -> Diagnosis:
     if ended.state == "cancelled":
         remedy = "type the same command again to go on"
         return Diagnosis("cancelled", f"the session was ended from outside{length}", remedy, _end(ended.log))
+    if (errors := ended.log.rfind(_ERRORS)) >= 0 and _CHECKED.search(ended.log, errors):
+        sentence = "`outlast check`, with which it begins, found what would make the training fail or be worthless"
+        remedy = "do what stands there; `outlast check` says the same on your own computer"
+        return Diagnosis("check", sentence, remedy, tuple(_lines(ended.log[errors:])[:EXCERPT_LINES]))
     fitting = [(place, rule, words) for rule in _RULES if (found := _last(rule, ended)) for place, words in [found]]
     if fitting:
         _, rule, words = max(fitting, key=lambda item: item[0])

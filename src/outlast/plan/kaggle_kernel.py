@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from outlast.base.files import write_json, write_text
+from outlast.config.identity import digest
 from outlast.errors import UsageError
 
 CODE = "kaggle.py"
 NO_ACCELERATOR = "none"
 _OWN = re.compile(r"[\w-]+/[\w-]+")
 _SLUG = re.compile(r"[\w-]+")
-_LIMIT = re.compile(r'^    "session_limit": .*,$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ def write(
 
     source: the kernel whose output it goes on with. Private, and without the internet, in so many words.
     """
-    text, count = _LIMIT.subn(f'    "session_limit": "{limit_seconds}s",', bundle, count=1)
-    if count != 1:
-        raise RuntimeError("the bundle has no session_limit to fill in")
+    text = _filled_in(bundle, "session_limit", f"{limit_seconds}s")
+    if source is not None:  # the first session was checked
+        text = _filled_in(text, "check", False)
     slug = kernel.partition("/")[2]
     gpu = accelerator != NO_ACCELERATOR
     metadata = {
@@ -79,7 +79,19 @@ def write(
     write_json(folder / "kernel-metadata.json", metadata)
 
 
-def slugs(task: str, preset: str) -> tuple[str, str]:
-    """The names of the two kernels that take turns: one runs while the other's output is what it goes on with."""
-    stem = re.sub(r"[^a-z0-9]+", "-", f"outlast {task} {preset}".lower()).strip("-")
+def _filled_in(bundle: str, name: str, value: str | bool) -> str:
+    """The bundle with another value in its CONFIG."""
+    literal = f'"{value}"' if isinstance(value, str) else str(value)
+    text, count = re.subn(rf'^    "{name}": .*,$', f'    "{name}": {literal},', bundle, count=1, flags=re.MULTILINE)
+    if count != 1:
+        raise RuntimeError(f"the bundle's CONFIG has no {name} to fill in")
+    return text
+
+
+def slugs(task: str, preset: str, asked: object) -> tuple[str, str]:
+    """The names of the two kernels that take turns: one runs while the other's output is what it goes on with.
+
+    asked: what tells one training from another of the same task and preset.
+    """
+    stem = re.sub(r"[^a-z0-9]+", "-", f"outlast {task} {preset} {digest(asked)[:6]}".lower()).strip("-")
     return f"{stem}-a", f"{stem}-b"

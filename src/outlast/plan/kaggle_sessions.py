@@ -9,6 +9,7 @@ command goes on after this computer was off. One session runs at a time. None is
 from __future__ import annotations
 
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from outlast.plan import bundling, kaggle_kernel, ledger, planning, preflight, r
 from outlast.plan.kaggle_diagnosis import Diagnosis, Ended, diagnose
 from outlast.plan.kaggle_state import COMPLETE, FAILED, FETCHED, PUSHING, RUNNING, KaggleSession, KaggleState
 from outlast.plan.request import seconds
+from outlast.save import snapshot
 from outlast.task import Task, topological
 
 LIMIT = "9h"  # Kaggle has said 12 and 9 hours at different times
@@ -55,6 +57,17 @@ class Wish:
     @property
     def limit_seconds(self) -> int:
         return round(seconds(self.session_limit if self.session_limit is not None else LIMIT))
+
+    @property
+    def command(self) -> str:
+        """What to type to go on."""
+        words = ["outlast", "train", self.task, "--on", "kaggle", "--owner", self.owner]
+        words += [word for item in self.data for word in ("--data", item)]
+        for name in ("out", "preset", "config", "session_limit", "accelerator"):
+            value = getattr(self, name)
+            words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
+        words += ["--quota-rate", f"{self.quota_rate:g}"] if self.quota_rate != 1 else []
+        return shlex.join([*words, *self.overrides])
 
 
 @dataclass
@@ -95,7 +108,6 @@ def train_on_kaggle(wish: Wish) -> dict[str, Any]:
         raise UsageError(f"a session of {wish.limit_seconds} seconds is too short", hint="give --session-limit 9h")
     run = wish.out or Path("runs") / f"{task.name.rpartition('.')[2]}-{preset}"
     accelerator = wish.accelerator or (kaggle_kernel.NO_ACCELERATOR if preset in _WITHOUT_GPU else ACCELERATOR)
-    first, second = (f"{wish.owner}/{slug}" for slug in kaggle_kernel.slugs(task.name.rpartition(".")[2], preset))
     asked = {
         "task": task.name,
         "owner": wish.owner,
@@ -103,6 +115,8 @@ def train_on_kaggle(wish: Wish) -> dict[str, Any]:
         "configuration": to_yaml(config),
         "accelerator": accelerator,
     }
+    names = kaggle_kernel.slugs(task.name.rpartition(".")[2], preset, [asked, str(run.resolve())])
+    first, second = (f"{wish.owner}/{slug}" for slug in names)
     folder = run.with_name(f"{run.name}.kaggle")
     attached = kaggle_kernel.inputs(wish.data, task.data)
     with (
@@ -110,6 +124,11 @@ def train_on_kaggle(wish: Wish) -> dict[str, Any]:
         signals.listen() as request,
     ):
         state = KaggleState.open(folder / "state.json", asked)
+        if state.output is None and run.exists():
+            raise RunError(
+                f"{run} is there already, and was not made on Kaggle",
+                hint="give another --out, or move it away",
+            )
         if not (folder / "bundle.py").is_file():
             made = bundling.export(
                 task.name, folder / "bundle.py", preset, wish.overrides, config_file=wish.config, data=attached.roots
@@ -250,9 +269,11 @@ def _fetch(driver: _Driver, session: KaggleSession) -> None:
         )
     own = folder / f"{driver.task.name.rpartition('.')[2]}-{driver.wish.preset}"
     known = record.load(own)
+    before = snapshot.progress(driver.run) if driver.run.exists() else {}
+    idle = known["status"] != "finished" and not snapshot.further(snapshot.progress(own), before)
     old = driver.run.with_name(f"{TEMPORARY}{driver.run.name}-{secrets.token_hex(4)}")
     if driver.run.exists():
-        if record.run_id(driver.run) != known["run_id"] and driver.state.output is not None:
+        if record.run_id(driver.run) != known["run_id"]:
             raise RunError(f"{driver.run} holds another run", hint="move it away, then type the same again")
         driver.run.rename(old)
     own.rename(driver.run)
@@ -262,6 +283,11 @@ def _fetch(driver: _Driver, session: KaggleSession) -> None:
     driver.state.save()
     cost = f", {session.quota_hours:g} quota hours" if session.quota_hours is not None else ""
     say(f"session {session.number}: {known['status']}{cost}; its output is in {driver.run}, verified")
+    if idle:
+        raise RunError(
+            f"session {session.number} brought the run no further ({known['reason']}): the next would not either",
+            hint="give a longer --session-limit, and look at `outlast kaggle logs` of its kernel",
+        )
     if known["status"] != "finished":
         _say_forecast(driver)
 
@@ -302,11 +328,11 @@ def _result(driver: _Driver, status: str, reason: str | None) -> dict[str, Any]:
     stages = topological(driver.task.stages(driver.config))
     results = {stage.name: ledger.result(driver.run / stage.name) for stage in stages}
     spent = [one.quota_hours for one in driver.state.sessions if one.quota_hours is not None]
-    command = None if status == "finished" else "the same command"
+    command = None if status == "finished" else driver.wish.command
     if status == "finished":
         say(f"finished after {len(driver.state.sessions)} sessions: {driver.run}")
     else:
-        say(f"stopped: {reason}. Type the same command again to go on")
+        say(f"stopped: {reason}; go on with:\n  {command}")
     return {
         "status": status,
         "reason": reason,

@@ -55,6 +55,8 @@ def launch(task: str, processes: int, asked: Mapping[str, Any]) -> dict[str, Any
     """
     if processes < 1:
         raise UsageError(f"--processes {processes} is not a number of processes", hint="give 1 or more")
+    if asked.get("side_by_side", 1) != 1:
+        raise UsageError("--side-by-side does not go with --processes", hint="leave one of them out")
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         raise UsageError(
             f"--processes {processes} inside a launcher (torchrun, accelerate launch) that has started "
@@ -77,7 +79,7 @@ def arguments(task: str, asked: Mapping[str, Any]) -> list[str]:
             continue
         if name == "fallback":
             words += [] if value else ["--no-fallback"]
-        elif name == "data":
+        elif name in ("data", "sweep"):
             words += [f"{option}={item}" for item in roots(value)]
         elif isinstance(value, bool):
             words += [option] if value else []

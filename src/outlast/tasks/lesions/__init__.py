@@ -88,4 +88,5 @@ TASK = Task(
             "Beyond the image logits that the trees start from.",
         ),
     ),
+    quick=("quick.enabled=true", "quick.epochs=2"),
 )
