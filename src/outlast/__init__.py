@@ -6,6 +6,7 @@ Importing it is cheap; torch is imported by the first function that needs it.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,12 +16,20 @@ if TYPE_CHECKING:
         demo,
         embed,
         evaluate,
+        export_bundle,
         export_weights,
+        kaggle_logs,
+        kaggle_pull,
+        kaggle_push,
+        kaggle_quota,
+        kaggle_status,
         list_tasks,
         make_plan,
+        pack,
         predict,
         status,
         train,
+        unpack,
         verify_resume,
         write_report,
     )
@@ -32,12 +41,20 @@ __all__ = [
     "demo",
     "embed",
     "evaluate",
+    "export_bundle",
     "export_weights",
+    "kaggle_logs",
+    "kaggle_pull",
+    "kaggle_push",
+    "kaggle_quota",
+    "kaggle_status",
     "list_tasks",
     "make_plan",
+    "pack",
     "predict",
     "status",
     "train",
+    "unpack",
     "verify_resume",
     "write_report",
 ]
@@ -48,8 +65,10 @@ def __getattr__(name: str) -> Any:
         from outlast import api
 
         return getattr(api, name)
+    if name == "notebook":
+        return importlib.import_module("outlast.notebook")
     raise AttributeError(f"module 'outlast' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, "notebook"])

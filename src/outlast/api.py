@@ -7,11 +7,12 @@ follow, and raise the errors of `outlast.errors`. Heavy imports happen inside, s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from outlast import task as _task
-from outlast.base.clock import Deadline
+from outlast.base.clock import Deadline, parse_duration
 from outlast.base.files import check_target, write_text
 from outlast.base.log import warn
 from outlast.errors import TaskError, UsageError
@@ -45,9 +46,14 @@ def train(
     fallback: bool = True,
     extend: bool = False,
     mirror: str | None = None,
+    previous: str | None = None,
     deadline: Deadline | None = None,
     processes: int = 1,
+    side_by_side: int = 1,
     sweep: Sequence[str] = (),
+    on: Literal["local", "kaggle"] = "local",
+    owner: str | None = None,
+    accelerator: str | None = None,
 ) -> dict[str, Any]:
     """Train a task until it is finished or the session must end; call it again to go on.
 
@@ -55,20 +61,32 @@ def train(
     session, of the accelerator's quota (`quota_left`, of which an hour costs `quota_rate` hours), and of the run's own
     time over all its sessions (`time_limit`). extend: the run may be made longer, by larger train.epochs,
     train.minimum_steps or train.patience_epochs. mirror: a folder or any fsspec URL that keeps a verified copy of the
-    run, from which it goes on if it is further there.
+    run, from which it goes on if it is further there. previous: a folder with the output of an earlier session, or
+    "auto" for all inputs of a Kaggle notebook: the run goes on from there if it is further.
 
     Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
     "stages_left"}; "stages" holds what each finished stage recorded, the scores among them. With `processes` above 1
     the training runs in that many new processes on this machine (one per GPU); a `deadline` can't be given to them.
+    With `side_by_side` above 1 so many stages that do not need one another run at a time, each in a process of its own
+    (and on a GPU of its own); the result is that of one after the other with as many CPU threads.
 
     sweep: what is varied, such as ["teacher=all", "seed=1,2,3"]: every combination is trained, in `out`/models, and
     what several of them have in common once. Then "status" may be "failed" (of some cells; nothing is raised), and
     besides there are "cells" (how each stands and why, its scores), "table" (mean and standard deviation over the seeds
     of each combination), "over", "csv" and "cells_left".
+
+    on="kaggle": trains in sessions on Kaggle, one after another, and fetches what they make; owner: whose kernels they
+    are; data: OWNER/SLUG of data sets there, or SLUG of competitions; accelerator: "NvidiaTeslaT4" unless given, "none"
+    for presets that need no GPU. Besides there are "sessions" and "quota_hours".
     Raises the errors of `outlast.errors`; nothing is written before configuration and data were found right.
     """
     data, overrides = _settings_apart(task, data, overrides)
-    asked = {name: value for name, value in locals().items() if name not in ("task", "processes", "sweep")}
+    local = ("task", "processes", "sweep", "on", "owner", "accelerator")
+    asked = {name: value for name, value in locals().items() if name not in (*local, "local")}
+    if on == "kaggle":
+        return _train_on_kaggle(task, asked, processes=processes, sweep=sweep, owner=owner, accelerator=accelerator)
+    if owner is not None or accelerator is not None:
+        raise UsageError("--owner and --accelerator are for trainings on Kaggle", hint="give --on kaggle with them")
     if processes != 1 and not sweep:
         return launch.launch(task, processes, asked)
     from outlast.plan.request import Request
@@ -83,8 +101,38 @@ def train(
             config=Path(config) if config else None, overrides=overrides, resume=resume,
             start_from=Path(start_from) if start_from else None, session_limit=session_limit, time_limit=time_limit,
             quota_left=quota_left, quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=fallback,
-            extend=extend, mirror=mirror, deadline=deadline, processes=max(started, processes), starter=starter,
-            sweep=sweep,
+            extend=extend, mirror=mirror, previous=previous, deadline=deadline, processes=max(started, processes),
+            side_by_side=side_by_side, starter=starter, sweep=sweep,
+        )
+    )  # fmt: skip
+
+
+def _train_on_kaggle(
+    task: str, asked: Mapping[str, Any], *, processes: int, sweep: Sequence[str], owner: str | None,
+    accelerator: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    from outlast.plan.kaggle_sessions import Wish, train_on_kaggle
+    from outlast.plan.request import listed_data
+
+    known = {"data", "out", "preset", "config", "overrides", "session_limit", "quota_rate"}
+    usual = {"resume": "auto", "fallback": True, "synthetic": False, "extend": False, "side_by_side": 1}
+    given = [name for name, value in asked.items() if name not in known and value != usual.get(name)]
+    given += [name for name, there in (("processes", processes != 1), ("sweep", bool(sweep))) if there]
+    if given:
+        raise UsageError(
+            f"--on kaggle does not go with {', '.join('--' + name.replace('_', '-') for name in given)}",
+            hint="leave it out; on Kaggle there is one process per GPU, and each session goes on with the one before",
+        )
+    if owner is None:
+        raise UsageError(
+            "--on kaggle needs --owner", hint="give your user name on Kaggle: the end of your profile's address"
+        )
+    return train_on_kaggle(
+        Wish(
+            task=task, owner=owner, data=listed_data(asked["data"]), out=Path(asked["out"]) if asked["out"] else None,
+            preset=asked["preset"], config=Path(asked["config"]) if asked["config"] else None,
+            overrides=asked["overrides"], session_limit=asked["session_limit"], quota_rate=asked["quota_rate"],
+            accelerator=accelerator,
         )
     )  # fmt: skip
 
@@ -99,6 +147,31 @@ def _settings_apart(task: str, data: Any, overrides: Sequence[str]) -> tuple[Any
         return data, overrides
     given = [str(data)] if isinstance(data, str | Path) else [str(item) for item in data]
     return [*given, *roots], [item for item in overrides if item not in roots]
+
+
+def pack(run: str | Path, to: str | Path, *, stage: str | None = None, everything: bool = False) -> dict[str, Any]:
+    """Write what the next session needs of a run to `to`: a .zip file, or a folder.
+
+    stage: only what this stage needs. everything: all that the run has made, to take it home; so too when nothing is
+    left to be done. Stages that are done count as done wherever the pack is unpacked, also those whose files nothing
+    needs any more and that stay here. Returns {"pack", "bytes", "files", "for", "whole", "stages": {name: "done" or
+    "begun"}, "left_bytes"}. Raises UsageError, RunError (a needed file is not here as recorded) or SaveError.
+    """
+    from outlast.plan import pack as packing
+
+    return packing.pack(Path(run), Path(to), stage, everything=everything)
+
+
+def unpack(source: str | Path, out: str | Path) -> dict[str, Any]:
+    """Put a run in place at `out` from a pack, its unpacked folder, or a run folder, which may be read-only.
+
+    Everything is verified before `out` is touched. A run that is there takes over what the other has more, stage by
+    stage; another run, or one that contradicts it, is refused. Returns {"run", "pack", "for", "stages": {name: what
+    became of it}, "stages_left", "next_command"}. Raises CheckpointError (damaged), RunError or UsageError.
+    """
+    from outlast.plan import pack as packing
+
+    return packing.unpack(Path(source), Path(out))
 
 
 def check_task(
@@ -249,6 +322,20 @@ def export_weights(
     return {"files": [str(path) for path in files], "parameters": sum(p.numel() for p in module.parameters())}
 
 
+def export_bundle(
+    subject: str | Path, to: str | Path, *, preset: str | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Write one file that trains a task where Outlast is not installed: a script (.py), or a notebook (.ipynb).
+
+    subject: a task, whose preset and settings are given; or the folder of a run, whose own are taken. Returns {"files",
+    "bytes", "bytes_of_packages": those of other people's packages in it, "sources", "packages"}.
+    """
+    from outlast.plan import bundling
+
+    result = bundling.export(str(subject), Path(to), preset, overrides)
+    return {**result, "files": [str(path) for path in result["files"]]}
+
+
 def embed(
     run: str | Path,
     *,
@@ -341,16 +428,24 @@ def compare(runs: Sequence[str | Path], *, to: str | Path | None = None, mix_run
     return {**found, "text": compared.table(found), "csv": str(target) if target is not None else None}
 
 
-def write_report(run: str | Path) -> dict[str, Any]:
-    """Write report.html anew, or the table and page of a sweep. Returns {"report", "text"}: its path, and a summary."""
+def write_report(run: str | Path, *, figures: str | Path | None = None) -> dict[str, Any]:
+    """Write report.html anew, or the table and page of a sweep. Returns {"report", "text"}: its path, and a summary.
+
+    figures: a folder into which the figures go as PNG files too; then "figures" are their paths.
+    """
     from outlast.plan import session
     from outlast.report import collect, sweep, sweep_page, text
 
     if sweep.is_sweep(Path(run)):
+        if figures is not None:
+            raise UsageError(f"{run} is a sweep, whose figure is sweep.png", hint="leave --figures out")
         return {"report": str(Path(run) / "sweep.html"), "text": sweep.text(sweep_page.write(Path(run)))}
 
     page = session.write_report(Path(run))
-    return {"report": str(page), "text": text.summary(collect.collect(Path(run)))}
+    result: dict[str, Any] = {"report": str(page), "text": text.summary(collect.collect(Path(run)))}
+    if figures is not None:
+        result["figures"] = [str(path) for path in session.write_figures(Path(run), Path(figures))]
+    return result
 
 
 def make_plan(
@@ -414,6 +509,62 @@ def verify_resume(
             out=Path(out) if out else None,
         )
     )  # fmt: skip
+
+
+def kaggle_push(
+    folder: str | Path, *, session_limit: str | float | None = None, accelerator: str | None = None
+) -> dict[str, Any]:
+    """Push the kernel in a folder to Kaggle, where a new version of it runs. Returns {"kernel", "version", "url"}.
+
+    session_limit: when Kaggle is to end it, such as "9h", or seconds; accelerator: such as "NvidiaTeslaT4".
+    Raises UsageError, and RunError if Kaggle refuses.
+    """
+    from outlast.env import kaggle_client
+
+    seconds = parse_duration(session_limit) if isinstance(session_limit, str) else session_limit
+    pushed = kaggle_client.push(
+        Path(folder), seconds=int(seconds) if seconds is not None else None, accelerator=accelerator
+    )
+    return asdict(pushed)
+
+
+def kaggle_status(kernel: str) -> dict[str, Any]:
+    """How the newest session of a kernel (OWNER/SLUG) stands. Returns {"kernel", "state", "message"}.
+
+    state: queued, running, complete, error or cancelled.
+    """
+    from outlast.env import kaggle_client
+
+    return {"kernel": kernel, **asdict(kaggle_client.status(kernel))}
+
+
+def kaggle_logs(kernel: str) -> dict[str, Any]:
+    """What the newest session of a kernel printed. Returns {"kernel", "log"}."""
+    from outlast.env import kaggle_client
+
+    return {"kernel": kernel, "log": kaggle_client.logs(kernel).text}
+
+
+def kaggle_pull(kernel: str, *, to: str | Path, pattern: str | None = None) -> dict[str, Any]:
+    """Fetch the output of a kernel's newest session into a folder. Returns {"kernel", "files", "verified"}.
+
+    pattern: a regular expression on the names. verified: whether each file was compared with the manifest that the
+    session wrote; without a manifest it can't be. Raises CheckpointError if a file differs however often it is fetched.
+    """
+    from outlast.env import kaggle_client
+
+    fetched = kaggle_client.output(kernel, Path(to), pattern)
+    return {"kernel": kernel, "files": [str(path) for path in fetched.files], "verified": fetched.verified}
+
+
+def kaggle_quota() -> dict[str, Any]:
+    """Kaggle's accelerator quota of this week.
+
+    Returns {"gpu": {"used_hours", "remaining_hours", "total_hours", "refresh_at"}, "tpu": the same}.
+    """
+    from outlast.env import kaggle_client
+
+    return {name: asdict(item) for name, item in kaggle_client.quota().items()}
 
 
 def demo(*, out: str | Path = "runs/demo") -> dict[str, Any]:

@@ -76,14 +76,24 @@ def train(
     mirror: Annotated[
         str | None, typer.Option(metavar="URL", help="Keep a verified copy: a folder, s3://bucket/folder, ...")
     ] = None,
+    previous: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|auto", help="Go on with an earlier session's output; auto: an attached one."),
+    ] = None,
     extend: Annotated[
         bool, typer.Option("--extend", help="Make the run's training longer (train.epochs=...).")
     ] = False,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Never take a smaller model.")] = False,
     processes: Annotated[int, typer.Option(metavar="N", help="Processes on this machine: one per GPU.")] = 1,
+    side_by_side: Annotated[int, typer.Option(metavar="N", help="Stages at a time, each on a GPU of its own.")] = 1,
     sweep: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE,VALUE", help="Train every combination: --sweep loss=all seed=1,2,3."),
+    ] = None,
+    on: Annotated[str, typer.Option(help="local, or kaggle: in sessions there, one after another.")] = "local",
+    owner: Annotated[str | None, typer.Option(metavar="USER", help="On Kaggle: whose kernels they are.")] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(metavar="ID", help="On Kaggle: NvidiaTeslaT4 (two of them), none, ...")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -92,15 +102,46 @@ def train(
 
     if resume not in ("auto", "must", "never"):
         raise UsageError(f"--resume {resume!r} is not known", hint="choose auto, must or never")
+    if on not in ("local", "kaggle"):
+        raise UsageError(f"--on {on!r} is not known", hint="choose local or kaggle")
     result = api.train(
         task, data=data, out=out, preset=preset, config=config, overrides=overrides or [], resume=resume,  # type: ignore[arg-type]
+        on=on, owner=owner, accelerator=accelerator,  # type: ignore[arg-type]
         start_from=start_from, session_limit=session_limit, time_limit=time_limit, quota_left=quota_left,
         quota_rate=quota_rate, stage=stage, synthetic=synthetic, fallback=not no_fallback, extend=extend,
-        mirror=mirror, processes=processes, sweep=sweep or (),
+        mirror=mirror, previous=previous, processes=processes, side_by_side=side_by_side, sweep=sweep or (),
     )  # fmt: skip
     _print(result, as_json, "")
     if result["status"] == "failed":
         raise typer.Exit(1)
+
+
+@app.command()
+def pack(
+    run: RunFolder,
+    to: Annotated[Path, typer.Option(metavar="FILE.zip|DIR", help="The pack to write: a zip file, or a folder.")],
+    stage: Annotated[str | None, typer.Option("--for", metavar="STAGE", help="Only what this stage needs.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that the run has made, to take it home.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pack what the next session needs of a run, to go on with it on another machine."""
+    from outlast import api
+
+    result = api.pack(run, to, stage=stage, everything=everything)
+    _print(result, as_json, result["pack"])
+
+
+@app.command()
+def unpack(
+    source: Annotated[Path, typer.Argument(metavar="PACK", help="FILE.zip, its unpacked folder, or a run folder.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder: new, or of the same run.")],
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run from elsewhere: verified, then put in place or joined with the one that is there."""
+    from outlast import api
+
+    result = api.unpack(source, out)
+    _print(result, as_json, result["run"])
 
 
 @app.command()
@@ -290,12 +331,15 @@ def status(
 def report(
     run: RunFolder,
     text: Annotated[bool, typer.Option("--text", help="Print a summary to paste.")] = False,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the figures as PNG files into this folder too.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the report page of a run."""
     from outlast import api
 
-    result = api.write_report(run)
+    result = api.write_report(run, figures=figures)
     _print(result, as_json, result["text"] if text else result["report"])
 
 
@@ -323,11 +367,19 @@ def compare(
 
 @app.command()
 def export(
-    run: RunFolder,
+    subject: Annotated[str, typer.Argument(metavar="RUN|TASK", help="The run folder; for .py and .ipynb also a task.")],
     to: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="model.safetensors, .pth or .onnx; solution.zip for tasks that submit one."),
+        typer.Option(
+            metavar="FILE",
+            help="model.safetensors, .pth or .onnx; solution.zip for tasks that submit one; kaggle.py or kaggle.ipynb: "
+            "all that trains the task, in one file.",
+        ),
     ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of a task: settings, such as train.epochs=40.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Of a task: smoke, cpu, t4, full, ...; t4 if it has it.")] = None,
     stage: OneStage = None,
     half: Annotated[bool, typer.Option("--half", help="Weights in float16: half the size.")] = False,
     int8: Annotated[
@@ -341,12 +393,92 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a run's best weights for use without Outlast."""
+    """Export a run's best weights for use without Outlast, or (.py, .ipynb) one file that trains a task anywhere."""
     from outlast import api
 
-    result = api.export_weights(run, to, stage=stage, half=half, int8=int8, compare=compare, data=data)
+    if to.suffix in (".py", ".ipynb"):
+        given = {"--stage": stage, "--half": half, "--int8": int8, "--compare": compare, "--data": data}
+        if named := [name for name, value in given.items() if value]:
+            raise UsageError(f"{', '.join(named)}: not of {to.name}, which holds no weights", hint="leave it out")
+        bundle = api.export_bundle(subject, to, preset=preset, overrides=overrides or [])
+        _print(bundle, as_json, bundle["files"][0])
+        return
+    if preset is not None or overrides:
+        raise UsageError(
+            f"--preset and KEY=VALUE are not of {to.name}: a run has its own",
+            hint="they go with kaggle.py or kaggle.ipynb",
+        )
+    result = api.export_weights(subject, to, stage=stage, half=half, int8=int8, compare=compare, data=data)
     text = result.pop("text", None)
     _print(result, as_json, "\n".join([*result["files"], *([text] if text else [])]))
+
+
+kaggle = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Kaggle through its own client.")
+app.add_typer(kaggle, name="kaggle")
+Kernel = Annotated[str, typer.Argument(metavar="OWNER/SLUG", help="The kernel.")]
+
+
+@kaggle.command("push")
+def kaggle_push(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="kernel-metadata.json and the file that it names.")],
+    session_limit: Annotated[str | None, typer.Option(help="When Kaggle is to end it, such as 9h or 45m.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="NvidiaTeslaT4, ...; default: what the file says.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Push a kernel: a new version of it runs."""
+    from outlast import api
+
+    result = api.kaggle_push(folder, session_limit=session_limit, accelerator=accelerator)
+    _print(result, as_json, f"{result['kernel']} version {result['version']}: {result['url']}")
+
+
+@kaggle.command("status")
+def kaggle_status(kernel: Kernel, as_json: AsJson = False) -> None:
+    """Say how a kernel's newest session stands."""
+    from outlast import api
+
+    result = api.kaggle_status(kernel)
+    _print(result, as_json, result["state"] + (f": {result['message']}" if result["message"] else ""))
+
+
+@kaggle.command("logs")
+def kaggle_logs(kernel: Kernel, as_json: AsJson = False) -> None:
+    """Print what a kernel's newest session printed."""
+    from outlast import api
+
+    result = api.kaggle_logs(kernel)
+    _print(result, as_json, result["log"].rstrip("\n"))
+
+
+@kaggle.command("pull")
+def kaggle_pull(
+    kernel: Kernel,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.")],
+    pattern: Annotated[
+        str | None, typer.Option(help="Only files whose names this regular expression finds: '\\.csv$'.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a kernel's output, and compare each file with the session's manifest."""
+    from outlast import api
+
+    result = api.kaggle_pull(kernel, to=to, pattern=pattern)
+    note = "each compared with the session's manifest" if result["verified"] else "NOT VERIFIED: there is no manifest"
+    _print(result, as_json, f"{len(result['files'])} files in {to}, {note}")
+
+
+@kaggle.command("quota")
+def kaggle_quota(as_json: AsJson = False) -> None:
+    """Say how many accelerator hours are left this week."""
+    from outlast import api
+
+    result = api.kaggle_quota()
+    lines = [
+        f"{name.upper()}: {item['remaining_hours']:.2f} h of {item['total_hours']:.2f} h left, "
+        f"renewed {item['refresh_at'] or 'at a time that Kaggle does not say'}"
+        for name, item in result.items()
+    ]
+    _print(result, as_json, "\n".join(lines))
 
 
 def main() -> None:

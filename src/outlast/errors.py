@@ -39,6 +39,10 @@ class OutlastError(Exception):
             lines.append(f"  What to do: {self.hint}")
         return "\n".join(lines)
 
+    def _render_traceback_(self) -> list[str]:
+        # A notebook asks for this in the place of a traceback.
+        return [f"error: {self}"]
+
     def __reduce__(self) -> tuple[object, ...]:
         # Worker processes send errors to the parent by pickling them; the default would lose hint and details.
         return (type(self), (self.message, self.hint, self.details))

@@ -103,6 +103,8 @@ class Learner:
     teach(config, teacher, batch)   what the teacher makes of a batch, without gradient; `step` finds it in its batch
     loss_at_start(config, facts)    the mean loss of a model that knows nothing, None if that is not known; without it,
                               ln(classes) where there is one label per sample
+    rates(config, model)      {beginning of parameters' names: their learning rate as a part of the others'}
+    alarms(config, facts, line)     sentences on what looks wrong after an epoch, and why; line: that of metrics.jsonl
     couples_batch             the loss is not a sum over samples: micro-batches change it; recorded, and warned of
     """
 
@@ -124,6 +126,8 @@ class Learner:
     teacher: Callable[[Any, Inputs, Mapping[str, Trained]], torch.nn.Module | None] | None = None
     teach: Callable[[Any, torch.nn.Module, Batch], Batch] | None = None
     loss_at_start: Callable[[Any, Mapping[str, Any]], float | None] | None = None
+    rates: Callable[[Any, torch.nn.Module], Mapping[str, float]] | None = None
+    alarms: Callable[[Any, Mapping[str, Any], Mapping[str, Any]], Sequence[str]] | None = None
     couples_batch: bool = False
 
 
@@ -154,13 +158,14 @@ Together = Callable[[Any, Sequence[Member], "Batch"], "Batch"]  # (config, membe
 class Predict:
     """A stage that runs the best models of the training stages `models` over rows, sharded, atomic and resumable.
 
+    rows: of all models together; or {model: its own rows}, where each model predicts alone, into a folder of its name.
     together: what several models give together (or one, with test-time augmentation); none: what the learner predicts
     with the only one. They are of one learner; rows, samples and facts are those of the first one's configuration.
     """
 
     name: str
     models: tuple[str, ...]
-    rows: Rows
+    rows: Rows | Mapping[str, Rows]
     outputs: tuple[str, ...]
     needs: tuple[str, ...] = ()
     together: Together | None = None
@@ -168,18 +173,30 @@ class Predict:
 
 @dataclass(frozen=True)
 class Work:
-    """What the function of a `Call` is given: where to read, and an empty folder `out` to write into."""
+    """What the function of a `Call` is given: where to read, and an empty folder `out` to write into.
+
+    Work that takes long is done in units. Each is written into the folder `kept` under a name of its own, atomically
+    (base.files.write_folder, write_bytes), and then `pause()` is called, which does not return if the session must end.
+    The next session calls the function again and gives it the same `kept`, where it finds its units; a kill costs the
+    unit that was being done. `kept` is empty where configuration, data or inputs are other ones, and is gone once the
+    stage is done: what is wanted in the end is written into `out`.
+    """
 
     config: Any
     inputs: Mapping[str, Path]
     out: Path
     examples: Examples | None
     synthetic: bool
+    kept: Path
+    pause: Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Call:
-    """A stage that calls a function, which must make the files `makes`; what it returns (JSON) is recorded."""
+    """A stage that calls a function, which must make the files `makes`; what it returns (JSON) is recorded.
+
+    A function that takes longer than a step of training should work in units (see `Work`): otherwise it can't be cut.
+    """
 
     name: str
     function: Callable[[Work], Mapping[str, Any] | None]
@@ -215,7 +232,8 @@ class Solution:
 class Scenes:
     """What `Delivery.scenes` is given: files to predict, the folder to write into, and the models on their device.
 
-    budget_bytes: memory that may be taken. provenance: what every file that is made should carry.
+    budget_bytes: memory that may be taken. provenance: what every file that is made should carry. run: the run folder,
+    in which the stages that are done lie under their names.
     """
 
     config: Any
@@ -226,6 +244,19 @@ class Scenes:
     device: torch.device
     budget_bytes: int
     provenance: Mapping[str, Any]
+    run: Path
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What `Delivery.judge` is given: labelled examples, models on their device, the run folder as in Scenes."""
+
+    config: Any
+    facts: Mapping[str, Any]
+    members: Sequence[Member]
+    examples: Examples
+    device: torch.device
+    run: Path
 
 
 @dataclass(frozen=True)
@@ -257,6 +288,8 @@ class Delivery:
                                        of the only one
     scenes(scenes)                     predicts files larger than a sample and writes what it makes: `predict` of a
                                        task that has no `unlabelled` and `table`
+    judge(judged)                      metrics of labelled examples, where more than the models is delivered; none: the
+                                       learner's metric
     solution(config, facts)            what a solution.zip must know, for tasks that have such a submission
     outputs                            what of the learner's predictions `predict` needs
     labelled(config, root, facts)      every labelled example under a folder, for `eval`
@@ -276,6 +309,7 @@ class Delivery:
     together: Together | None = None
     module: Callable[[Sequence[Member]], torch.nn.Module] | None = None
     scenes: Callable[[Scenes], pd.DataFrame] | None = None
+    judge: Callable[[Judged], dict[str, Any]] | None = None
     solution: Callable[[Any, Mapping[str, Any]], Solution] | None = None
     groups: Callable[[Any, Examples], Groups] | None = None
     embedded: tuple[str, ...] = ()
@@ -308,6 +342,7 @@ class Task:
     delivered. synthetic(folder): writes a small procedural data set.
     axes: short names for sweeps (`seed`, for train.seed, is there without being named). Stages of several cells of a
     sweep are done once if their own configuration, data and inputs are the same: give each stage only what it uses.
+    quick: settings (key=value) that turn a training on real data into a test of some minutes, with any preset.
     """
 
     name: str
@@ -321,6 +356,7 @@ class Task:
     figures: tuple[Figure, ...] = ()
     data: tuple[str, ...] = (DATA,)
     axes: Mapping[str, Axis] = field(default_factory=dict)
+    quick: tuple[str, ...] = ("train.epochs=2", "train.minimum_steps=0")
 
 
 def names() -> dict[str, str]:
@@ -339,29 +375,43 @@ def names() -> dict[str, str]:
 
 def find(name: str) -> Task:
     """The task called `name`: one of ours, a dotted module name, or an entry point. Raises TaskError."""
-    module_name = _module_name(name)
+    wanted = module_name(name)
     if "." in name and not all(part.isidentifier() for part in name.split(".")):
         raise TaskError(f"{name!r} is not the name of a module", hint="give a dotted name such as my_company.birds")
     try:
-        module = importlib.import_module(module_name)
+        module = importlib.import_module(wanted)
     except ModuleNotFoundError as error:
-        if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+        if error.name and (wanted == error.name or wanted.startswith(f"{error.name}.")):
             raise TaskError(
-                f"the module {module_name!r} cannot be imported: {error}",
+                f"the module {wanted!r} cannot be imported: {error}",
                 hint="run from the folder that holds it, or put that folder on PYTHONPATH",
             ) from error
         raise
     task = getattr(module, "TASK", None)
     if not isinstance(task, Task):
-        raise TaskError(f"{module_name} has no TASK of type outlast.task.Task", hint="see docs/how-to/add-a-task.md")
+        raise TaskError(f"{wanted} has no TASK of type outlast.task.Task", hint="see docs/how-to/add-a-task.md")
     return task
 
 
 def sources(name: str) -> list[Path]:
     """The source files of the task's own module or package; not of what they import from elsewhere."""
-    module = importlib.import_module(_module_name(name))
+    module = importlib.import_module(module_name(name))
     folders = [Path(folder) for folder in getattr(module, "__path__", ())]
     return [path for folder in folders for path in sorted(folder.rglob("*.py"))] or [Path(str(module.__file__))]
+
+
+def module_name(name: str) -> str:
+    """The module of the task called `name`: ours, that of an entry point, or the name itself. Raises TaskError."""
+    if "." in name:
+        return name
+    known = names()
+    if name not in known:
+        raise TaskError(
+            f"there is no task {name!r}.{did_you_mean(name, list(known))}",
+            hint=f"choose one of {', '.join(known)}, or give a dotted module name such as my_company.birds",
+        )
+    points = {point.name: point.value for point in importlib.metadata.entry_points(group="outlast.tasks")}
+    return points.get(name, f"outlast.tasks.{name}").partition(":")[0]
 
 
 def select(table: pd.DataFrame, rows: Rows) -> np.ndarray:
@@ -371,6 +421,16 @@ def select(table: pd.DataFrame, rows: Rows) -> np.ndarray:
     if rows.column not in table.columns:
         raise TaskError(f"the examples have no column {rows.column!r}", hint=f"they have: {', '.join(table.columns)}")
     return np.flatnonzero(table[rows.column].isin(rows.values).to_numpy()).astype(np.int64)
+
+
+def predictions(stage: Predict) -> list[tuple[str, tuple[str, ...], Rows]]:
+    """What a stage predicts: (folder below its own, models, rows), all together or model by model. Raises TaskError."""
+    if isinstance(stage.rows, Rows):
+        return [("", stage.models, stage.rows)]
+    if set(stage.rows) != set(stage.models):
+        given, models = ", ".join(stage.rows), ", ".join(stage.models)
+        raise TaskError(f"the stage {stage.name!r} has rows of {given}, but its models are {models}")
+    return [(model, (model,), stage.rows[model]) for model in stage.models]
 
 
 def topological(stages: Iterable[Stage]) -> list[Stage]:
@@ -395,20 +455,6 @@ def needed(stage: Stage) -> tuple[str, ...]:
     """The names of the stages that a stage needs; a Predict needs its models too."""
     own = stage.models if isinstance(stage, Predict) else ()
     return tuple(dict.fromkeys((*own, *stage.needs)))
-
-
-def _module_name(name: str) -> str:
-    """The module of a task: ours, that of an entry point, or the dotted name itself. Raises TaskError."""
-    if "." in name:
-        return name
-    known = names()
-    if name not in known:
-        raise TaskError(
-            f"there is no task {name!r}.{did_you_mean(name, list(known))}",
-            hint=f"choose one of {', '.join(known)}, or give a dotted module name such as my_company.birds",
-        )
-    points = {point.name: point.value for point in importlib.metadata.entry_points(group="outlast.tasks")}
-    return points.get(name, f"outlast.tasks.{name}").partition(":")[0]
 
 
 def _about(source: Path) -> str:

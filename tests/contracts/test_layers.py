@@ -24,7 +24,7 @@ LAYERS = (
     {"check", "report", "export"},
     {"plan"},
     {"api"},
-    {"cli"},
+    {"cli", "notebook"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 SEEN_BY_TASKS = {"errors", "base", "config", "data", "model", "task"}

@@ -16,9 +16,10 @@ from torch import nn
 
 import outlast
 from outlast.errors import ModelError, RunError, UsageError
-from outlast.export import onnx_int8, onnx_table
+from outlast.export import onnx_int8
 from outlast.export.onnx import TOLERANCE, Network, capture, compared, halved
 from outlast.export.onnx_session import Session
+from outlast.model import latency
 from outlast.model.segmenter import SegmenterSettings, build, deployed
 from outlast.plan.deliver import Delivered
 from outlast.tasks.glaciers.use import Averaged
@@ -245,8 +246,8 @@ def test_static_integers_are_calibrated_on_training_images_which_are_named(
 def test_a_comparison_scores_every_form_on_the_test_split(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_table, "_FEWEST", 2)
-    monkeypatch.setattr(onnx_table, "_MOST", 3)
+    monkeypatch.setattr(latency, "FEWEST", 2)
+    monkeypatch.setattr(latency, "MOST", 3)
     result = outlast.export_weights(trained, tmp_path / "model.onnx", compare=True)
     table = json.loads((tmp_path / "model.comparison.json").read_text())
     assert result["files"][-1] == str(tmp_path / "model.comparison.json")

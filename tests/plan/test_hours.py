@@ -47,7 +47,7 @@ def test_the_hours_of_a_gpu_cost_their_rate(record, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: began + 100)
     record.enter("train")
     monkeypatch.setattr(time, "monotonic", lambda: began + 1900)
-    record.enter(None)
+    record.leave("train")
     monkeypatch.setattr(time, "monotonic", lambda: began + 3600)
     record.end_session("finished", None, None)
     [session] = json.loads((record.folder / "run.json").read_text())["sessions"]

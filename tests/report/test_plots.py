@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from outlast.errors import TaskError
+from outlast.report.collect import collect
 from outlast.report.look import Look
-from outlast.report.plots import draw
+from outlast.report.plots import draw, explain
 from outlast.task import Figure
 
 FIGURES = (
@@ -120,3 +121,15 @@ def test_damaged_thumbnail_leaves_an_empty_tile(make_run: Callable[..., Path]) -
 def test_unknown_kind_lists_the_known_ones(make_run: Callable[..., Path]) -> None:
     with pytest.raises(TaskError, match="Did you mean 'curves'"):
         draw(Figure("curve", "train/metrics.jsonl", ""), make_run())
+
+
+def test_a_class_that_does_not_occur_is_named_and_the_others_are_told_as_ever(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    path = run / "scores" / "metrics.json"
+    counts = [[5, 1, 0, 0], [1, 4, 0, 0], [0, 0, 0, 0], [0, 2, 0, 7]]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "classes": ["NN", "YN", "NY", "YY"],
+                                "confusion": counts}))  # fmt: skip
+    figure = Figure("confusion_matrix", "scores/metrics.json", "Combinations")
+    finding, _ = explain(figure, collect(run))
+    assert "16 of 20 images right" in finding and finding.endswith("Of NY there are no images.")
+    assert opened(draw(figure, run)).width > 300

@@ -151,3 +151,13 @@ def test_a_signal_stops_all_ranks_together_and_exits_with_zero(tmp_path):
     assert "--processes 2" in result["next_command"]
     assert errors.count("SIGTERM: saving and stopping") == 1
     assert list(run.glob("train-fold0/checkpoints/step-*"))
+
+
+def test_of_two_processes_one_does_the_units_and_both_stop(runs, ranks):
+    ranks.train(2, runs.folder / "whole", task="toys.units")
+    run = runs.folder / "cut"
+    stopped = ranks.train(2, run, stop=("unit", 2), task="toys.units")
+    assert [answer["result"]["reason"] for answer in stopped] == ["SIGTERM", "SIGTERM"]
+    assert len(list((run / "build" / "kept").iterdir())) == 2
+    assert ranks.train(2, run, task="toys.units")[0]["result"]["status"] == "finished"
+    assert (run / "build" / "units.json").read_text() == (runs.folder / "whole" / "build" / "units.json").read_text()

@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import signal
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -30,16 +32,21 @@ CLASSES = ("dark", "light", "striped")
 def _from_environment(place):
     """OUTLAST_TOY_KILL=place:count kills this process for real when the place is reached for the count-th time.
 
-    With OUTLAST_TOY_RANK only the process of that rank.
+    OUTLAST_TOY_STOP asks a training in the same way to stop. With OUTLAST_TOY_RANK only the process of that rank.
+    OUTLAST_TOY_SLOW=seconds: each training step takes so long.
     """
-    wanted, _, count = os.environ.get("OUTLAST_TOY_KILL", "").partition(":")
+    if place == "step":
+        time.sleep(float(os.environ.get("OUTLAST_TOY_SLOW", "0")))
     meant = os.environ.get("OUTLAST_TOY_RANK", os.environ.get("RANK")) == os.environ.get("RANK")
-    if wanted and place == wanted and meant:
-        _from_environment.seen = getattr(_from_environment, "seen", 0) + 1
-        if _from_environment.seen == int(count):
-            os.kill(os.getpid(), signal.SIGKILL)
+    for name, number in (("OUTLAST_TOY_KILL", signal.SIGKILL), ("OUTLAST_TOY_STOP", signal.SIGTERM)):
+        wanted, _, count = os.environ.get(name, "").partition(":")
+        if wanted and place == wanted and meant and (number == signal.SIGKILL or "train" in sys.argv):
+            _seen[name] = _seen.get(name, 0) + 1
+            if _seen[name] == int(count):
+                os.kill(os.getpid(), number)
 
 
+_seen = {}
 ACCIDENT = [_from_environment]
 
 # The function in WITNESS is shown every forward pass: "step" or "predict", the batch, and the logits as they are.

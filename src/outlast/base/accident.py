@@ -7,11 +7,12 @@ write after the twentieth step; `step:7,finish:1` are two routes, and the one th
 at its end stands for all places that begin so. With OUTLAST_PLACES=FILE each place is written there, a line each, as
 soon as it is reached and before anything happens at it.
 
-Places: batch, step, stepped, evaluate, predict, call, finish; write.open, write.data, write.sync, write.rename,
-write.done (one file); write.append (metrics.jsonl); folder.open, folder.file, folder.manifest, folder.rename,
-folder.replace, folder.done; remove.rename, remove.files; mirror.take (a snapshot); mirror.object, mirror.verify (one
-file on the mirror), mirror.index, mirror.indexed, mirror.durable, mirror.prune (one removal), mirror.fetch (one file),
-mirror.aside, mirror.rename.
+Places: batch, step, stepped, evaluate, predict, call, unit (of a call: done), finish; write.open, write.data,
+write.sync, write.rename, write.done (one file); write.append (metrics.jsonl); folder.open, folder.file,
+folder.manifest, folder.rename, folder.replace, folder.done; remove.rename, remove.files; mirror.take (a snapshot);
+mirror.object, mirror.verify (one file on the mirror), mirror.index, mirror.indexed, mirror.durable, mirror.prune (one
+removal), mirror.fetch (one file), mirror.aside, mirror.rename; unpack.file (one file), unpack.rename, unpack.stage (one
+that is taken over).
 """
 
 from __future__ import annotations

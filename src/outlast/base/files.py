@@ -145,8 +145,13 @@ def write_manifest(folder: Path, record: Mapping[str, Any]) -> None:
         sync_path(path)
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     reached("folder.manifest")
+    write_json(folder / MANIFEST, sealed(record, files))
+
+
+def sealed(record: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A manifest: `record`, the size and SHA-256 of every file, and its own SHA-256."""
     manifest = plain({**record, "files": files})
-    write_json(folder / MANIFEST, {**manifest, _SEAL: _seal(manifest)})
+    return {**manifest, _SEAL: _seal(manifest)}
 
 
 def _take_name(folder: Path, target: Path) -> None:
@@ -197,12 +202,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         if path.is_symlink():
             raise ValueError("it is a link")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise _damage(f"{path} is missing or damaged ({error})") from error
+    return parse_manifest(data, path)
+
+
+def parse_manifest(data: bytes, path: Path) -> dict[str, Any]:
+    """The manifest in `data`, without its own hash; `path` is where it was read. Raises CheckpointError."""
+    try:
+        manifest = json.loads(data)
         seal = manifest.pop(_SEAL)
         parts = [(item["bytes"], item["sha256"]) for item in manifest["files"].values()]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        whole = seal == _seal(manifest)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise _damage(f"{path} is missing or damaged ({error})") from error
-    if seal != _seal(manifest) or any(type(size) is not int or type(digest) is not str for size, digest in parts):
+    if not whole or any(type(size) is not int or type(digest) is not str for size, digest in parts):
         raise _damage(f"{path} is damaged (it does not have the contents that were saved)")
     return dict(manifest)
 

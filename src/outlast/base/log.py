@@ -50,6 +50,19 @@ def warn(text: str) -> None:
     say(f"warning: {text}")
 
 
+def redraws() -> bool:
+    """Whether a line can be rewritten where this process writes to."""
+    return sys.stderr.isatty() or TERMINAL in os.environ
+
+
+def show_line(line: str) -> None:
+    """Show a line in the place of the one before, until the next sentence."""
+    global _line_shown
+    sys.stderr.write(f"\r\x1b[K{line[: _columns() - 1]}")
+    sys.stderr.flush()
+    _line_shown = True
+
+
 class Progress:
     """A progress line. `update` is cheap enough to be called at every step of a few milliseconds."""
 
@@ -57,7 +70,7 @@ class Progress:
         self.label, self.total, self.start, self.done = label, total, start, start
         self._began = time.monotonic()
         self._shown = self._began
-        self._terminal = sys.stderr.isatty() or TERMINAL in os.environ
+        self._terminal = redraws()
 
     def __enter__(self) -> Self:
         return self
@@ -76,10 +89,7 @@ class Progress:
         self._shown = now
         line = self.render(now, text, session_left)
         if self._terminal:
-            global _line_shown
-            sys.stderr.write(f"\r\x1b[K{line[: _columns() - 1]}")
-            sys.stderr.flush()
-            _line_shown = True
+            show_line(line)
         else:
             print(line, file=sys.stderr, flush=True)
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ON_KAGGLE = "KAGGLE_KERNEL_RUN_TYPE"  # set in its notebooks and their batch runs
+# Its folders: input, working, temp. Elsewhere only where something stands in for Kaggle, as in the tests.
+KAGGLE = Path(os.environ.get("OUTLAST_KAGGLE_ROOT") or "/kaggle")
 
 
 def scratch_folder(environ: Mapping[str, str] | None = None) -> Path:
@@ -20,7 +22,7 @@ def scratch_folder(environ: Mapping[str, str] | None = None) -> Path:
     if environ.get("OUTLAST_CACHE"):
         return Path(environ["OUTLAST_CACHE"])
     if ON_KAGGLE in environ:
-        return Path("/kaggle/temp/outlast")
+        return KAGGLE / "temp" / "outlast"
     base = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "/tmp") / ".cache")
     return Path(base) / "outlast"
 

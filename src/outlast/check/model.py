@@ -302,7 +302,9 @@ def _problem(trial: Trial, reason: CannotCheck, remedy: str) -> Finding:
 
 
 def _fits(shape: tuple[int, ...], classes: int) -> bool:
-    """(N, classes, ...), or one number where two classes need no more."""
+    """(N, classes, ...), or one number for each sample where two classes need no more."""
+    if len(shape) == 1:
+        return classes == 2
     return len(shape) >= 2 and (shape[1] == classes or (classes == 2 and shape[1] == 1))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from outlast.base.clock import format_duration
+from outlast.base.scratch import KAGGLE
 from outlast.check.finding import CannotCheck, Finding, error, warning
 from outlast.check.machine import nearest
 from outlast.check.subject import Subject, groups
@@ -14,7 +15,7 @@ from outlast.env import host
 from outlast.errors import ModelError, OutlastError, listed
 
 _DAY = 86_400.0
-_KEPT = {"kaggle": Path("/kaggle/working"), "colab": Path("/content/drive")}
+_KEPT = {"kaggle": KAGGLE / "working", "colab": Path("/content/drive")}
 
 
 def limit(subject: Subject) -> Iterator[Finding]:

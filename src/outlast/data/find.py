@@ -11,11 +11,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from outlast.base.scratch import KAGGLE
 from outlast.errors import DataError, DataNotFoundError, UsageError
 
 LooksRight = Callable[[Path], bool]
 
-KAGGLE_INPUT = Path("/kaggle/input")
+KAGGLE_INPUT = KAGGLE / "input"
 _NESTING = 2  # archives often unpack into one folder, sometimes into one more
 
 

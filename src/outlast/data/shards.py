@@ -27,6 +27,25 @@ def write_shard(folder: Path, number: int, ids: Sequence[str], arrays: Mapping[s
     return path
 
 
+def holds(folder: Path, number: int, ids: Sequence[str]) -> bool:
+    """Whether shard `number` is there, whole as far as its header tells, and of exactly these ids."""
+    path = shard_path(folder, number)
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="numpy") as shard:
+            return bool(json.loads(shard.metadata()["ids"]) == list(ids))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return False  # it is made again
+
+
+def drop_beyond(folder: Path, count: int) -> None:
+    """Remove the shards from number `count` on: left over from a prediction that was cut in another way."""
+    for path in folder.glob("part-*.safetensors"):
+        if path.stem.removeprefix("part-").isdecimal() and int(path.stem.removeprefix("part-")) >= count:
+            path.unlink()
+
+
 def read_shards(folder: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     """All ids and arrays under `folder`, in the order of the shards. Raises DataError that names a damaged shard."""
     ids: list[str] = []

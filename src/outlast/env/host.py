@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from outlast.base.scratch import ON_KAGGLE, scratch_folder
+from outlast.base.scratch import KAGGLE, ON_KAGGLE, scratch_folder
 from outlast.errors import RunError
 
-KAGGLE_WORKING = Path("/kaggle/working")  # the only folder that is kept, up to this size (users' reports, 2026)
+SESSION_STARTED = "OUTLAST_SESSION_STARTED"  # seconds since the epoch, where nothing else on the machine tells
+KAGGLE_WORKING = KAGGLE / "working"  # the only folder that is kept, up to this size (users' reports, 2026)
 KAGGLE_BYTES = 20 * 10**9
 
 
@@ -37,12 +38,15 @@ class Host:
 
 
 def detect(environ: Mapping[str, str] | None = None) -> Host:
-    """Look at this machine. A notebook's session began with its container, any other with this process."""
+    """Look at this machine. A notebook's session began with its container, any other with this process.
+
+    $OUTLAST_SESSION_STARTED says otherwise. Raises RunError if that is no number.
+    """
     environ = os.environ if environ is None else environ
     kind = _kind(environ)
     return Host(
         kind=kind,
-        session_started=_container_start() if kind in ("kaggle", "colab") else _process_start(),
+        session_started=_session_start(kind, environ),
         scratch=scratch_folder(environ),
         cores=cores(),
         limited=KAGGLE_WORKING if kind == "kaggle" else None,
@@ -88,6 +92,19 @@ def _kind(environ: Mapping[str, str]) -> str:
     if "COLAB_RELEASE_TAG" in environ or "COLAB_GPU" in environ:
         return "colab"
     return "slurm" if "SLURM_JOB_ID" in environ else "plain"
+
+
+def _session_start(kind: str, environ: Mapping[str, str]) -> float:
+    told = environ.get(SESSION_STARTED)
+    if told:
+        try:
+            return float(told)
+        except ValueError:
+            raise RunError(
+                f"the environment variable {SESSION_STARTED} is {told!r}",
+                hint="make it seconds since 1970, or unset it",
+            ) from None
+    return _container_start() if kind in ("kaggle", "colab") else _process_start()
 
 
 def _process_start() -> float:

@@ -1,25 +1,20 @@
 """What an exported network costs and is worth: a row for torch and for each ONNX precision.
 
-Latency is that of one image on the CPU: a few calls to warm up, then every contender once in each round, so that
-whatever else the machine does meets all of them alike; the median and the quartiles of all rounds. It is a measurement
-of this machine at this moment, and no promise.
+Latency is that of one image on the CPU, as outlast.model.latency measures it: a measurement of this machine at this
+moment, and no promise.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from outlast.export.onnx_session import Run
-
-_WARM_UP = 5
-_FEWEST, _MOST, _SECONDS = 20, 200, 30.0  # rounds, and the time after which only the fewest are done
+from outlast.model import latency
 
 
 @dataclass(frozen=True)
@@ -35,17 +30,15 @@ def latencies(
     contenders: Sequence[Contender], images: Sequence[np.ndarray], threads: int
 ) -> dict[str, dict[str, float]]:
     """{name: {"median_seconds", "quartile_1_seconds", "quartile_3_seconds", "calls"}} of a call with `images`."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        runs = {each.name: each.open(threads) for each in contenders}
-        for run in runs.values():
-            for _ in range(_WARM_UP):
-                run(*images)
-        taken = _rounds(runs, images)
-    finally:
-        torch.set_num_threads(before)
-    return {name: _summary(seconds) for name, seconds in taken.items()}
+
+    def opened(each: Contender) -> latency.Open:
+        def ready() -> Callable[[], Any]:
+            run = each.open(threads)
+            return lambda: run(*images)
+
+        return ready
+
+    return latency.latencies({each.name: opened(each) for each in contenders}, threads)
 
 
 def load() -> float | None:
@@ -70,26 +63,6 @@ def as_text(found: Mapping[str, Any]) -> str:
             *(["THE DATA ARE SYNTHETIC"] if found["synthetic"] else []),
         ]
     )
-
-
-def _rounds(runs: Mapping[str, Run], images: Sequence[np.ndarray]) -> dict[str, list[float]]:
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    until = time.perf_counter() + _SECONDS
-    for number in range(_MOST):
-        if number >= _FEWEST and time.perf_counter() > until:
-            break
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run(*images)
-            taken[name].append(time.perf_counter() - began)
-    return taken
-
-
-def _summary(seconds: Sequence[float]) -> dict[str, float]:
-    first, median, third = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist()
-    return {
-        "median_seconds": median, "quartile_1_seconds": first, "quartile_3_seconds": third, "calls": len(seconds)
-    }  # fmt: skip
 
 
 def _line(item: Mapping[str, Any], threads: Sequence[int]) -> list[str]:

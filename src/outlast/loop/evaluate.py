@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from outlast.base.log import Progress
 from outlast.config.schema import TaskConfig
 from outlast.data.loader import BatchPlan, Loader
 from outlast.data.sampler import batches_in
-from outlast.data.shards import shard_path, write_shard
+from outlast.data.shards import drop_beyond, holds, write_shard
 from outlast.errors import TaskError
 from outlast.loop.accel import Compute
 from outlast.loop.memory import Portion, release, why_out_of_memory
@@ -26,7 +27,8 @@ from outlast.task import Learner
 
 Batch = dict[str, Tensor]
 
-SHARD_ROWS = 1024
+SHARD_ROWS = 1024  # of a shard at most, which is also what a stop may have to wait for
+SHARD_BYTES = 64 * 2**20  # of a shard's arrays at most: they are held in memory until it is written
 
 
 def evaluate(
@@ -39,10 +41,13 @@ def evaluate(
     compute: Compute,
     portion: Portion,
     stop: Callable[[], bool] = lambda: False,
+    *,
+    judged: bool = True,
 ) -> dict[str, Any] | None:
     """The learner's metrics over `rows` (positions in the table); every process gets the same numbers.
 
-    None if stop() asked to give it up; it is asked before each batch, in all processes alike.
+    None if stop() asked to give it up; it is asked before each batch, in all processes alike. judged: False where only
+    the time counts: of a few rows, a metric may say nothing (no positives among them).
     """
     metric = learner.metric(config, facts)
     portion.agree(compute.gather(portion.size))
@@ -56,6 +61,8 @@ def evaluate(
             for batch, outputs in parts:
                 metric.update(outputs, batch)
     others = compute.gather(metric)
+    if not judged:
+        return {}
     merged = others[0]
     for other in others[1:]:
         merged.merge(other)
@@ -77,16 +84,23 @@ def predict(
     now: Callable[[], float],
     stop: Callable[[], str | None] = lambda: None,
 ) -> str | None:
-    """Write the outputs `names` of `rows` in shards; those that are there are kept. Returns why it stopped, or None."""
-    shards = [rows[start : start + SHARD_ROWS] for start in range(0, len(rows), SHARD_ROWS)]
+    """Write the outputs `names` of `rows` in shards; those that are there are kept. Returns why it stopped, or None.
+
+    A shard has at most SHARD_ROWS rows and SHARD_BYTES bytes (but one row, whatever its size).
+    """
+    size = _rows_of_a_shard(learner, config, model, loader, int(rows[0]), names, compute, portion)
+    shards = [rows[start : start + size] for start in range(0, len(rows), size)]
+    if compute.main:
+        drop_beyond(folder, len(shards))
     with Progress(f"predicting {folder.name}", len(shards)) as progress:
         for number, part in enumerate(shards):
             mine = number % compute.processes == compute.rank
             began = now()
             reached("predict")
-            if mine and not shard_path(folder, number).exists():
+            own = [ids[row] for row in part]
+            if mine and not holds(folder, number, own):
                 arrays = collect(learner, config, model, loader, part, names, compute, portion)
-                write_shard(folder, number, [ids[row] for row in part], arrays)
+                write_shard(folder, number, own, arrays)
                 durations.record("shard", now() - began)
             reason = compute.share(stop())
             if reason and number + 1 < len(shards):
@@ -133,6 +147,22 @@ def output_shapes(
         return {
             name: tuple(value.shape[1:]) for parts in made for _, outputs in parts for name, value in outputs.items()
         }
+
+
+def _rows_of_a_shard(
+    learner: Learner,
+    config: TaskConfig,
+    model: nn.Module,
+    loader: Loader,
+    row: int,
+    names: Sequence[str],
+    compute: Compute,
+    portion: Portion,
+) -> int:
+    """How many rows a shard takes, by what one row's outputs take in 32 bits."""
+    shapes = output_shapes(learner, config, model, loader, row, compute, portion)
+    size = 4 * sum(math.prod(shapes[name]) for name in names if name in shapes)
+    return max(1, min(SHARD_ROWS, SHARD_BYTES // max(size, 1)))
 
 
 def _outputs(

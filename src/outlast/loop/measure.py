@@ -226,7 +226,8 @@ def _row_seconds(share: _Share) -> float:
 
 def _evaluate(job: Job, setup: Setup, rows: np.ndarray) -> None:
     portion = Portion(2 * setup.micro_batch)
-    evaluate(job.learner, job.config, setup.evaluated(), job.loader, rows, job.examples.facts, job.compute, portion)
+    learner, facts = job.learner, job.examples.facts
+    evaluate(learner, job.config, setup.evaluated(), job.loader, rows, facts, job.compute, portion, judged=False)
 
 
 def _saving(share: _Share, folder: Path) -> tuple[float, float, float, int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +12,32 @@ from torch.optim.swa_utils import AveragedModel
 from outlast.config.schema import Training
 
 
-def build_optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
-    """AdamW or SGD with momentum; vectors and scalars (biases, norms) get no weight decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def build_optimizer(
+    model: nn.Module, config: Training, rates: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """AdamW or SGD with momentum; vectors and scalars (biases, norms) get no weight decay.
+
+    rates: {beginning of parameters' names: their learning rate as a part of the others'}; of several that fit, the
+    longest counts. Each group of parameters has its own as "rate" (`set_rate`).
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for decay, vectors in ((config.weight_decay, False), (0.0, True)):
+        for name, parameter in trained.items():
+            if (parameter.ndim <= 1) == vectors:
+                grouped.setdefault((_rate_of(name, rates or {}), decay), []).append(parameter)
     groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": decay, "rate": rate} for (rate, decay), parameters in grouped.items()
     ]
-    groups = [group for group in groups if group["params"]]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=_fused(trained))
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=_fused(list(trained.values())))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group, as the part of `rate` that it has."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("rate", 1.0)
 
 
 def learning_rate(step: int, total_steps: int, config: Training, plateau_factor: float) -> float:
@@ -89,6 +104,11 @@ class Plateau:
         for name in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch"):
             setattr(self._scheduler, name, state[name])
         self._dummy.param_groups[0]["lr"] = state["factor"]
+
+
+def _rate_of(name: str, rates: Mapping[str, float]) -> float:
+    fitting = [beginning for beginning in rates if name.startswith(beginning)]
+    return rates[max(fitting, key=len)] if fitting else 1.0
 
 
 def _fused(parameters: list[nn.Parameter]) -> bool:

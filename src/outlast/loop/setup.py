@@ -349,10 +349,11 @@ def _model(job: Job, rung: str) -> nn.Module:
 
 
 def _stepper(job: Job, model: nn.Module) -> Stepper:
-    train = job.config.train
+    train, learner = job.config.train, job.learner
+    rates = learner.rates(job.config, unwrapped(model)) if learner.rates is not None else None
     return Stepper(
         model=model,
-        optimizer=build_optimizer(model, train),
+        optimizer=build_optimizer(unwrapped(model), train, rates),
         step=taught_step(job.learner, job.config, job.teacher()),
         compute=job.compute,
         precision=train.precision,

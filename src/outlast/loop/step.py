@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from outlast.errors import TrainingError, listed
 from outlast.loop.accel import Compute, Precision
+from outlast.loop.optim import set_rate
 
 Batch = dict[str, Tensor]
 
@@ -43,8 +44,7 @@ class Stepper:
 
         Returns this process's sums: "loss_sum" (a tensor), "weight" and the learner's extras.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.forget_gradients()
         nominal = samples / self.compute.processes
         sums: dict[str, Any] = {}

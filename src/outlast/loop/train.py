@@ -273,6 +273,9 @@ class _Session:
         best = " (best so far)" if state.best_step == state.step else ""
         loss = "" if line["train_loss"] is None else f"loss {line['train_loss']:.4f}, "
         say(f"epoch {state.epoch + 1}/{self.setup.epochs}: {loss}validation {name} {metrics[name]:.4f}{best}")
+        alarms = job.learner.alarms
+        for sentence in alarms(job.config, job.examples.facts, line) if alarms is not None else ():
+            job.warned(f"{job.stage.name}: {sentence}")
 
     def _position(self) -> int:
         """The place in the schedule, in steps: state.step, unless the batch size was changed on the way."""

@@ -105,6 +105,53 @@ def features(model: nn.Module) -> int:
     return int(getattr(described, "head_hidden_size", None) or described.num_features)
 
 
+class Tokens(nn.Module):
+    """A vision transformer as it sees images (B, 3, H, W) in 0..1 of any size: its last tokens (B, channels, h, w).
+
+    Both sides are multiples of `patch`. Frozen but for its `unfrozen` last blocks, and normalised as its weights were
+    trained. Raises ModelError if the model is no vision transformer, or its weights are missing or do not fit.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, *, pretrained: bool, weights: Path | str | None, unfrozen: int = 0) -> None:
+        super().__init__()
+        _require_known(name, ())
+        model = _from_hub(name, 0, 3, None, any_size=True) if pretrained and weights is None else None
+        model = model if model is not None else _create(name, 0, 3, None, any_size=True)
+        if not isinstance(model, VisionTransformer):
+            raise ModelError(
+                f"{name!r} is no vision transformer, and gives no tokens of an image of any size",
+                hint="name one such as vit_small_patch14_dinov2",
+            )
+        if weights is not None:
+            load_weights(model, weights)
+        self.model = model
+        self.channels, self.patch = int(model.embed_dim), int(model.patch_embed.patch_size[0])
+        known = normalisation(name)
+        self.register_buffer("mean", torch.tensor(known.mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(known.std)[:, None, None], persistent=False)
+        self.trained = [*model.blocks[max(len(model.blocks) - unfrozen, 0) :]] if unfrozen else []
+        model.requires_grad_(False)
+        for block in self.trained:
+            block.requires_grad_(True)
+        self.keep_frozen()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        seen = (images - self.mean) / self.std
+        tokens: Tensor = self.model.get_intermediate_layers(seen, n=1, reshape=True, norm=True)[0]
+        return tokens
+
+    def keep_frozen(self) -> None:
+        """Evaluating where it is frozen: neither dropout nor statistics of batches."""
+        training = self.training
+        self.model.eval()
+        for block in self.trained:
+            block.train(training)
+
+
 def layout(model: nn.Module) -> Layout:
     """How the parts of a timm model are named, for those that can be cut in two; "other" for all the rest.
 
@@ -237,12 +284,15 @@ def _require_known(name: str, also: Sequence[str]) -> None:
 
 
 def _create(
-    name: str, classes: int, channels: int, image_size: tuple[int, int] | None, *, pretrained: bool = False
-) -> nn.Module:
+    name: str, classes: int, channels: int, image_size: tuple[int, int] | None, *, pretrained: bool = False,
+    any_size: bool = False,
+) -> nn.Module:  # fmt: skip
     published = timm.models.get_pretrained_cfg(name)
     options: dict[str, Any] = {"num_classes": classes, "in_chans": channels, "pretrained": pretrained}
     if image_size is not None and published is not None and published.fixed_input_size:
         options["img_size"] = image_size
+    if any_size:
+        options["dynamic_img_size"] = True
     model: nn.Module = timm.create_model(name, **options)
     return model
 
@@ -276,7 +326,9 @@ def _too_small(name: str, image_size: tuple[int, int], error: Exception) -> Mode
     )
 
 
-def _from_hub(name: str, classes: int, channels: int, image_size: tuple[int, int] | None) -> nn.Module:
+def _from_hub(
+    name: str, classes: int, channels: int, image_size: tuple[int, int] | None, *, any_size: bool = False
+) -> nn.Module:
     published = timm.models.get_pretrained_cfg(name)
     if published is None or not published.has_weights:
         raise ModelError(
@@ -285,7 +337,7 @@ def _from_hub(name: str, classes: int, channels: int, image_size: tuple[int, int
         )
     try:
         with _hub_offline_without_internet():
-            return _create(name, classes, channels, image_size, pretrained=True)
+            return _create(name, classes, channels, image_size, pretrained=True, any_size=any_size)
     except Exception as error:
         # Whatever fails here (DNS, proxy, a full disk, a hub error) is of no type that timm or its clients promise.
         source = published.hf_hub_id or published.url

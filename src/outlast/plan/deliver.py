@@ -24,7 +24,7 @@ from outlast.loop.headroom import Headroom
 from outlast.loop.samples import open_loader
 from outlast.plan.members import Opened, open_members, stages_named
 from outlast.plan.record import NAME, load
-from outlast.task import Scenes, Train
+from outlast.task import Judged, Scenes, Train
 
 _ADAPTER = "prepared"  # the module and the function in it that adds channels, in a solution.zip
 
@@ -43,7 +43,7 @@ class Delivered:
                 raise UsageError(
                     f"there is no training stage {stage!r}", hint=f"the training stages are: {', '.join(trains)}"
                 )
-            self.delivery = replace(self.delivery, models=(stage,))
+            self.delivery = replace(self.delivery, models=(stage,), judge=None)
         self.stages = stages_named(self.delivery.models, trains, f"the delivery of {self.task.name!r}")
         self.learner, self.config = self.stages[0].learner, self.stages[0].config
         try:
@@ -81,7 +81,11 @@ class Delivered:
         return self.learner.deploy(members[0].config, members[0].module)
 
     def evaluate(self, examples: Examples) -> dict[str, Any]:
-        """The learner's metrics over all examples."""
+        """The metrics of all examples: the task's own of what it delivers, or the learner's."""
+        if self.delivery.judge is not None:
+            return self.delivery.judge(
+                Judged(self.config, self.facts, self.opened.members, examples, self.compute.device, self.run)
+            )
         opened, compute, cores = self.opened, self.compute, self.machine.cores
         rows = np.arange(len(examples.table))
         with open_loader(opened.learner, self.config, examples, self.machine.scratch, compute, cores) as loader:
@@ -106,7 +110,7 @@ class Delivered:
         return self.delivery.scenes(
             Scenes(
                 config=self.config, facts=self.facts, members=members, files=files, out=out, device=device,
-                budget_bytes=room.left, provenance=self.provenance(),
+                budget_bytes=room.left, provenance=self.provenance(), run=self.run,
             )
         )  # fmt: skip
 

@@ -1,12 +1,13 @@
 """In what two runs that should be the same differ: file by file, tensor by tensor, bit by bit.
 
 Everything in the run folders is compared except what is made of times: report.html, the sessions in run.json, durations
-(JSON keys that end in `seconds`), how often a stage was resumed. Of the checkpoints the newest counts; config.yaml may
-differ in settings that decide nothing, and what decides is compared by its hash.
+(JSON keys and CSV columns that end in `seconds`), how often a stage was resumed. Of the checkpoints the newest counts;
+config.yaml may differ in settings that decide nothing, and what decides is compared by its hash.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from outlast.base.files import MANIFEST
 from outlast.errors import OutlastError
 from outlast.plan import ledger, record
 from outlast.save import store
@@ -174,6 +176,12 @@ def _lines(data: bytes) -> dict[str, Any]:
     return {**lines, "length in bytes": len(data)}
 
 
+def _table(data: bytes) -> dict[str, Any]:
+    """Rows of a CSV file with a header, cells as they are written; without columns of durations."""
+    rows = list(csv.DictReader(data.decode("utf-8").splitlines(), restkey="more"))
+    return {f"line {number}": _timeless(row) for number, row in enumerate(rows, start=2)}
+
+
 def _run(data: bytes) -> Any:
     values = json.loads(data)
     return {name: values.get(name) for name in _OF_THE_RECORD}
@@ -186,11 +194,20 @@ def _stage(data: bytes) -> Any:
     return {**values, "outputs": sorted(values["outputs"]), "result": result}
 
 
+def _manifest(data: bytes) -> Any:
+    """A folder's manifest: its files are compared themselves, so that their names are enough here."""
+    values = _timeless(json.loads(data))
+    values.pop("sha256", None)
+    return {**values, "files": sorted(values["files"])}
+
+
 _READERS: dict[str, Callable[[bytes], Any]] = {
     record.NAME: _run,
     ledger.RECORD: _stage,
+    MANIFEST: _manifest,
     ".json": _json,
     ".jsonl": _lines,
+    ".csv": _table,
 }
 
 

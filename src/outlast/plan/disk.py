@@ -25,11 +25,12 @@ def check(
     begun: bool,
     only: str | None = None,
     taken: Collection[str] = (),
+    at_once: int = 1,
 ) -> tuple[dict[str, Any], list[str]]:
     """Say what the run needs and what is free. Returns that for the run's record, and warnings.
 
     begun: the run goes on with what is in its folder. only: the one stage that is to be done. taken: stages that are
-    taken over from another run. Raises RunError if the room is too small.
+    taken over from another run. at_once: stages side by side. Raises RunError if the room is too small.
     """
     finished = {
         stage.name
@@ -38,7 +39,7 @@ def check(
         or stage.name in taken
         or (begun and (run / stage.name / ledger.RECORD).is_file())
     }
-    found = need(plan, sizes, run, machine, limit_gigabytes, finished=finished, begun=begun)
+    found = need(plan, sizes, run, machine, limit_gigabytes, finished=finished, begun=begun, at_once=at_once)
     if not found.fits:
         raise RunError(
             f"the checkpoints of this run will need {in_words(found.left)} more in {run}, and {found.has_room}",

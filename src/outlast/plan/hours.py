@@ -83,6 +83,8 @@ def _parts(session: Mapping[str, Any]) -> dict[str, float]:
     seconds = finite(session.get("seconds")) or 0.0
     stages = {name: finite(value) or 0.0 for name, value in as_mapping(session.get("stages")).items()}
     beside = seconds - sum(stages.values())
+    if beside < 0:  # stages side by side share the session's time, and what it costs
+        return {name: value * seconds / (seconds - beside) for name, value in stages.items()}
     return {**stages, **({BESIDE: beside} if beside > 0.05 else {})}
 
 

@@ -19,6 +19,7 @@ _MILESTONES = {
     "evaluate": "evaluation",
     "predict": "prediction",
     "call": "call",
+    "unit": "call",
     "finish": "finishing",
 }
 _SAVE = ("write.", "folder.", "remove.")

@@ -55,6 +55,8 @@ def launch(task: str, processes: int, asked: Mapping[str, Any]) -> dict[str, Any
     """
     if processes < 1:
         raise UsageError(f"--processes {processes} is not a number of processes", hint="give 1 or more")
+    if asked.get("side_by_side", 1) != 1:
+        raise UsageError("--side-by-side does not go with --processes", hint="leave one of them out")
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         raise UsageError(
             f"--processes {processes} inside a launcher (torchrun, accelerate launch) that has started "
@@ -77,8 +79,8 @@ def arguments(task: str, asked: Mapping[str, Any]) -> list[str]:
             continue
         if name == "fallback":
             words += [] if value else ["--no-fallback"]
-        elif name == "data":
-            words += [f"{option}={item}" for item in _roots(value)]
+        elif name in ("data", "sweep"):
+            words += [f"{option}={item}" for item in roots(value)]
         elif isinstance(value, bool):
             words += [option] if value else []
         else:
@@ -100,12 +102,26 @@ def how_started(environ: Mapping[str, str] | None = None) -> tuple[list[str], in
 
 def end_with_launcher() -> None:
     """In a rank that `launch` started: the kernel kills this process when the one that started it dies."""
-    launcher = os.environ.get(LAUNCHER)
+    launcher = os.environ.pop(LAUNCHER, None)  # not for what this process starts
     if launcher is None or sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(launcher):  # it died before we asked
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def inherited() -> dict[str, str]:
+    """What the environment of a program that we start says besides ours: it ends with us, and finds what we find."""
+    # A task's module is found from a notebook by what was put on sys.path there.
+    return {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry), LAUNCHER: str(os.getpid())}
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started, at once."""
+    if process.poll() is None:
+        for each in [*_descendants(process.pid), process]:
+            each.kill()
+    process.wait()
 
 
 def leave(code: object) -> None:
@@ -200,10 +216,8 @@ def _start(command: Sequence[str], number: int, processes: int, port: int, folde
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        # A task's module is found from a notebook by what was put on sys.path there.
-        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
         FAILURE: str(failure),
-        LAUNCHER: str(os.getpid()),
+        **inherited(),
     }
     # A notebook has put something else in the place of standard error.
     if number == 0 and sys.__stderr__ is not None and sys.stderr is sys.__stderr__ and sys.__stderr__.isatty():
@@ -273,10 +287,7 @@ def _terminate(ranks: Sequence[_Rank], grace_seconds: float) -> None:
     while time.monotonic() < last and any(rank.process.poll() is None for rank in alive):
         time.sleep(_LOOK_SECONDS)
     for rank in alive:
-        if rank.process.poll() is None:
-            for process in [*_descendants(rank.process.pid), rank.process]:
-                process.kill()
-        rank.process.wait()
+        kill(rank.process)
 
 
 def _descendants(pid: int) -> list[Any]:
@@ -355,7 +366,8 @@ def _death(rank: _Rank, processes: int, forwarded: str | None) -> OutlastError:
     )
 
 
-def _roots(data: Any) -> list[str]:
+def roots(data: Any) -> list[str]:
+    """What to give to --data, each for itself."""
     if isinstance(data, Mapping):
         return [f"{name}={folder}" for name, folder in data.items()]
     return [str(data)] if isinstance(data, str | Path) else [str(item) for item in data]

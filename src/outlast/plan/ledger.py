@@ -20,6 +20,8 @@ from outlast.task import Call, Predict, Rows, Stage, Train, needed
 
 RECORD = "stage.json"
 PROGRESS = "progress.json"  # under which identity an unfinished stage was begun
+ELSEWHERE = "elsewhere"  # in a record: outputs that were not carried here (`outlast pack`); they count by their hashes
+KEPT = "kept"  # what the function of an unfinished call has done so far
 _KINDS = {Train: "train", Predict: "predict", Call: "call"}
 
 
@@ -41,7 +43,9 @@ def described(stage: Stage) -> dict[str, Any]:
     if isinstance(stage, Train):
         described |= {"learner": stage.learner.name, "fit": _rows(stage.fit), "validate": _rows(stage.validate)}
     elif isinstance(stage, Predict):
-        described |= {"rows": _rows(stage.rows), "outputs": list(stage.outputs), "models": list(stage.models)}
+        rows = stage.rows
+        told = _rows(rows) if isinstance(rows, Rows) else {name: _rows(own) for name, own in rows.items()}
+        described |= {"rows": told, "outputs": list(stage.outputs), "models": list(stage.models)}
         if stage.together is not None:
             described["together"] = _function(stage.together)
     else:
@@ -72,13 +76,27 @@ def done(folder: Path, expected: str) -> bool:
 
 
 def damaged(folder: Path) -> list[Path]:
-    """The outputs of a finished stage that are gone, or no longer what they were."""
-    found = []
+    """The outputs of a finished stage that are gone, or no longer what they were; not those left elsewhere."""
+    found, absent = [], elsewhere(folder)
     for name, output in _record(folder)["outputs"].items():
         path = folder / name
+        if name in absent:
+            continue
         if not path.is_file() or path.stat().st_size != output["bytes"] or sha256(path) != output["sha256"]:
             found.append(path)
     return found
+
+
+def elsewhere(folder: Path) -> list[str]:
+    """The outputs of a finished stage that were left on another machine, because nothing here needed them."""
+    if not (folder / RECORD).is_file():
+        return []
+    return [name for name in _record(folder).get(ELSEWHERE, ()) if not (folder / name).exists()]
+
+
+def record_of(folder: Path) -> dict[str, Any] | None:
+    """The record of a finished stage, None if it is not finished. Raises RunError if it is damaged."""
+    return _record(folder) if (folder / RECORD).is_file() else None
 
 
 def begin(folder: Path, expected: str) -> bool:

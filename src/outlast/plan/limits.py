@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 from outlast.base.clock import Deadline
 from outlast.env.host import Host
 from outlast.errors import NoTimeError
 from outlast.plan.request import Request, seconds
+
+
+def in_force(asked: Request, machine: Host) -> dict[str, Any]:
+    """What was given for this session, for its record: hours (None: no such limit), what was used up, the platform.
+
+    "limit_bytes": what the platform keeps of all files in its folder; 0 where there is no such limit.
+    """
+    given = {
+        "session_hours": asked.session_limit,
+        "run_hours": asked.time_limit,
+        "quota_hours_left": asked.quota_left,
+    }
+    hours = {name: round(seconds(value) / 3600, 4) if value is not None else None for name, value in given.items()}
+    used = max(time.time() - machine.session_started, 0.0)
+    return {**hours, "hours_used": round(used / 3600, 4), "host": machine.kind, "limit_bytes": machine.limit_bytes}
 
 
 def deadline(asked: Request, machine: Host, spent_seconds: float, began: float) -> Deadline:

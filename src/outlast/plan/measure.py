@@ -32,7 +32,7 @@ from outlast.loop.teaching import trained_so_far
 from outlast.plan import runner, sources
 from outlast.plan.measurement import GUESSED_CALL_SECONDS, Measurement, StageTimes, key
 from outlast.plan.record import now
-from outlast.task import Learner, Predict, Stage, Task, Train, select, topological
+from outlast.task import Learner, Predict, Stage, Task, Train, predictions, select, topological
 
 _YOUNG_SECONDS = 120.0  # a process of no more than this age was started for the command
 _GUESSED_IMPORT_SECONDS = 15.0
@@ -165,9 +165,12 @@ def _training(
 
 def _prediction(stage: Predict, source: Train, known: Mapping[str, StageTimes], here: _Here) -> StageTimes:
     """A prediction's times, from the evaluations of the trainings whose models it uses."""
-    rows = len(select(here.examples[source.learner.name].table, stage.rows))
-    shards = -(-rows // SHARD_ROWS)
+    table, shards, predicting = here.examples[source.learner.name].table, 0, 0.0
+    for _, models, wanted in predictions(stage):
+        rows = len(select(table, wanted))
+        shards += -(-rows // SHARD_ROWS)
+        predicting += sum(known[name].seconds["row"] for name in models) * rows
     used = [known[name] for name in stage.models]
-    shard = sum(times.seconds["row"] for times in used) * rows / max(shards, 1)
+    shard = predicting / max(shards, 1)
     seconds = {"begin": sum(times.seconds["build"] for times in used), "shard": shard}
     return StageTimes("predict", seconds, {"shard": shard}, shards, used[0].guessed, source.name)

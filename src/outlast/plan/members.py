@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from outlast.errors import TaskError
+from outlast.errors import CheckpointError, TaskError
 from outlast.loop.memory import Fit, Portion
 from outlast.loop.setup import load_weights
+from outlast.plan import ledger
 from outlast.save.store import Saved, best_weights
 from outlast.task import Inputs, Learner, Member, Together, Train
 
@@ -77,6 +78,12 @@ def open_members(
         raise TaskError(f"{name} uses {len(stages)} models, and the task does not say what they give together")
     members, kept, sizes = [], [], []
     for stage in stages:
+        if ledger.elsewhere(run / stage.name):
+            raise CheckpointError(
+                f"the weights of {stage.name!r} were not carried to {run}",
+                hint="where it was trained: outlast pack RUN --all --to FILE.zip; here: outlast unpack FILE.zip "
+                f"--out {run}",
+            )
         weights, saved = best_weights(run / stage.name)
         fit = Fit.read(saved.manifest["fit"])
         needs = {need: run / need for need in stage.needs}

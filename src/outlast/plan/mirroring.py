@@ -14,6 +14,7 @@ from outlast.base.clock import Deadline
 from outlast.base.log import say, warn
 from outlast.plan import record
 from outlast.plan.record import RunRecord
+from outlast.save import mirrors
 from outlast.save.bring_back import bring_back
 from outlast.save.mirror import Mirror
 from outlast.save.uploads import Uploads
@@ -28,7 +29,7 @@ def open_mirror(url: str, run: Path, resume: str) -> Mirror:
 
     Raises UsageError, RunError, CheckpointError as save.mirror and save.bring_back do.
     """
-    mirror = Mirror.open(url, run)
+    mirror = mirrors.open_at(url, run)
     if resume == "never":
         mirror.check_run("none yet")
     else:

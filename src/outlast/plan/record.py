@@ -114,7 +114,7 @@ class RunRecord:
         # What took long in the sessions before is set aside from the first step of this one.
         self.durations = Durations(longest=dict(values.get("longest_seconds", {})))
         self._lock = threading.RLock()
-        self._stage: str | None = None  # under way, its seconds counted up to the moment `_counted`
+        self._stages: list[str] = []  # under way, their seconds counted up to the moment `_counted`
         self._counted = began
 
     @classmethod
@@ -149,15 +149,18 @@ class RunRecord:
             write_text(folder / "config.yaml", to_yaml(config))
         return record
 
-    def begin_session(self, device: str, bounds: Mapping[str, str], quota_rate: float = 1.0) -> None:
+    def begin_session(
+        self, device: str, bounds: Mapping[str, str], quota_rate: float = 1.0, limits: Mapping[str, Any] | None = None
+    ) -> None:
         """A session begins; one that was killed before has no end, and stays without.
 
         bounds: what bit-for-bit equality hangs on (`env.bounds`). quota_rate: what an hour of it costs of the
-        accelerator's quota; on a CPU it costs nothing.
+        accelerator's quota; on a CPU it costs nothing. limits: which of them were in force (`plan.limits`).
         """
         self.values["sessions"].append(
             {"started": now(), "ended": None, "why_stopped": None, "device": device, "from_step": None, "to_step": None,
-             "resumed_from": None, "bounds": dict(bounds), "stages": {}, "quota_rate": quota_rate, "quota_hours": 0.0}
+             "resumed_from": None, "bounds": dict(bounds), "stages": {}, "quota_rate": quota_rate, "quota_hours": 0.0,
+             "limits": dict(limits or {})}
         )  # fmt: skip
         self.values |= {"status": "running", "reason": None}
         self.save()
@@ -205,18 +208,24 @@ class RunRecord:
             self.values["mirror"] = dict(state)
             self.save()
 
-    def enter(self, stage: str | None) -> None:
-        """A stage begins, or (None) the one that was under way is left: its seconds in this session are counted."""
+    def enter(self, stage: str) -> None:
+        """A stage begins: its seconds in this session are counted until it is left."""
         with self._lock:
             self._count()
-            self._stage = stage
+            self._stages.append(stage)
+
+    def leave(self, stage: str) -> None:
+        """A stage is left, done or not."""
+        with self._lock:
+            self._count()
+            self._stages.remove(stage)
 
     def _count(self) -> None:
         """Count the time that has passed: the session's, its stage's, and what it costs of a quota."""
         session, moment = self.values["sessions"][-1], time.monotonic()
-        if self._stage is not None:
-            before = session["stages"].get(self._stage, 0.0)
-            session["stages"][self._stage] = round(before + moment - self._counted, 3)
+        for stage in self._stages:
+            before = session["stages"].get(stage, 0.0)
+            session["stages"][stage] = round(before + moment - self._counted, 3)
         self._counted = moment
         session["seconds"] = round(moment - self.began, 1)
         rate = 0.0 if session["device"] == "cpu" else session["quota_rate"]
@@ -242,6 +251,24 @@ class RunRecord:
             with self._lock:
                 self.values["longest_seconds"] = dict(self.durations.longest)
                 write_json(self.folder / NAME, self.values)
+
+
+def joined(here: Mapping[str, Any], there: Mapping[str, Any], taken: Sequence[str]) -> dict[str, Any]:
+    """The record of a run that takes over the stages `taken` from another folder of the same run, with its record.
+
+    What that one knows of these stages holds here too; its sessions are counted among ours.
+    """
+    values = dict(here)
+    for name in ("rung", "inexact", "parameters", "stall_seconds", "teacher"):
+        own = {stage: known for stage, known in there.get(name, {}).items() if stage in taken}
+        if own:
+            values[name] = {**values.get(name, {}), **own}
+    new = [session for session in there["sessions"] if session not in here["sessions"]]
+    values["sessions"] = sorted([*here["sessions"], *new], key=lambda session: str(session["started"]))
+    values["warnings"] = list(dict.fromkeys([*here["warnings"], *there["warnings"]]))
+    values["longest_seconds"] = {**there.get("longest_seconds", {}), **here.get("longest_seconds", {})}
+    values["seconds"] = {"total": _spent(values)}
+    return values
 
 
 def seconds_spent(folder: Path) -> float:

@@ -120,7 +120,7 @@ def _other(folder: Path, stage: Stage) -> StageTimes:
     guessed = None if done else _NOT_DONE
     if not isinstance(stage, Predict):
         return StageTimes("call", {"call": seconds}, guessed=guessed)
-    shards = max(len(list(folder.glob("part-*"))), 1)
+    shards = max(len(list(folder.rglob("part-*"))), 1)
     return StageTimes(
         "predict", {"begin": 0.0, "shard": seconds / shards}, {"shard": seconds / shards}, shards, guessed
     )

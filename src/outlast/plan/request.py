@@ -37,8 +37,10 @@ class Request:
     fallback: bool = True
     extend: bool = False
     mirror: str | None = None
+    previous: str | None = None  # where an earlier session's output is attached; "auto": look among the inputs
     deadline: Deadline | None = None
     processes: int = 1  # on this machine
+    side_by_side: int = 1  # stages at a time, each in a process of its own
     starter: Sequence[str] = ("outlast",)  # what stands before `train`; with several machines that is torchrun's
     sweep: Sequence[str] = ()  # what is varied: this is a grid of runs, and `out` its folder
     twins: Mapping[str, Sequence[Twin]] = field(default_factory=dict)  # other cells of the sweep with a stage in common
@@ -57,11 +59,13 @@ class Request:
             words += ["--quota-rate", f"{self.quota_rate:g}"] if self.quota_rate != 1 else []
         words += ["--start-from", str(self.start_from)] if self.start_from else []
         words += ["--mirror", shown(self.mirror)] if self.mirror else []
+        words += ["--previous", self.previous] if self.previous else []
         words += ["--stage", self.stage] if self.stage else []
         words += ["--synthetic"] if self.synthetic else []
         words += [] if self.fallback else ["--no-fallback"]
         words += ["--extend"] if self.extend else []
         words += ["--processes", str(self.processes)] if self.processes > 1 else []
+        words += ["--side-by-side", str(self.side_by_side)] if self.side_by_side > 1 else []
         words += [word for axis in self.sweep for word in ("--sweep", axis)]
         return shlex.join([*words, *self.overrides])
 
@@ -72,9 +76,17 @@ def check_usage(asked: Request) -> None:
         raise UsageError(
             "--extend goes on with a run and --resume never begins a new one", hint="leave one of them out"
         )
+    if asked.previous is not None and asked.resume == "never":
+        raise UsageError("--previous goes on with a run and --resume never begins a new one", hint="leave one out")
     for duration in (asked.session_limit, asked.time_limit, asked.quota_left):
         if duration is not None:
             seconds(duration)
+    if asked.side_by_side < 1:
+        raise UsageError(f"--side-by-side {asked.side_by_side} is not a number of stages", hint="give 1 or more")
+    alone = {"--processes": asked.processes > 1, "--stage": asked.stage, "a deadline object": asked.deadline}
+    named = [name for name, given in alone.items() if given]
+    if asked.side_by_side > 1 and named:
+        raise UsageError(f"--side-by-side does not go with {', '.join(named)}", hint="leave one of them out")
     if not asked.quota_rate > 0:
         raise UsageError(f"--quota-rate {asked.quota_rate:g} is not a rate", hint="give a number such as 1.0")
 
@@ -91,6 +103,15 @@ def beginnings(plan: Sequence[Stage], asked: Request) -> dict[str, Path]:
             hint=f"name it with --stage: {', '.join(trains)}",
         )
     return {meant[0]: asked.start_from}
+
+
+def listed_data(data: str | Path | Mapping[str, str | Path] | Sequence[str] | None) -> list[str]:
+    """What was given as data, as texts: DIR, NAME=DIR."""
+    if data is None:
+        return []
+    if isinstance(data, Mapping):
+        return [f"{name}={place}" for name, place in data.items()]
+    return [str(data)] if isinstance(data, str | Path) else [str(item) for item in data]
 
 
 def seconds(duration: str | float) -> float:

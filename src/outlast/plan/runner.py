@@ -1,12 +1,13 @@
 """Runs a plan on this machine: stage after stage in the order of needs, skipping what is done, until it must stop.
 
-Every stage is resumable: training by its checkpoints, prediction by its shards, a call by being done again. Stages that
-were begun under another identity (their configuration, data or inputs changed) are done again from the start; trainings
-that were only made longer go on.
+Every stage is resumable: training by its checkpoints, prediction by its shards, a call by the units that it has kept
+(one that keeps none is done again). Stages that were begun under another identity (their configuration, data or inputs
+changed) are done again from the start; trainings that were only made longer go on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Any
 
 from outlast.base.accident import reached
 from outlast.base.clock import Deadline, Durations
-from outlast.base.files import sweep, write_folder
+from outlast.base.files import place_folder, sweep, sync_path, verify_folder, write_manifest
 from outlast.base.log import say, warn
 from outlast.data.table import Examples
 from outlast.errors import CheckpointError, RunError, TaskError, TrainingError
@@ -33,7 +34,20 @@ from outlast.save import store
 from outlast.save.format import read_weights
 from outlast.save.resume import choose
 from outlast.save.space import Sizes, sizes
-from outlast.task import Call, Inputs, Learner, Predict, Stage, Train, Trained, Work, needed, select, topological
+from outlast.task import (
+    Call,
+    Inputs,
+    Learner,
+    Predict,
+    Stage,
+    Train,
+    Trained,
+    Work,
+    needed,
+    predictions,
+    select,
+    topological,
+)
 
 # What a stage does, once begun, before it asks again whether there is time.
 _AT_ONCE = {Train: ("begin", "step", "save"), Predict: ("shard",), Call: ("call",)}
@@ -61,10 +75,11 @@ class Surroundings:
     start_from: Mapping[str, Path] = field(default_factory=dict)  # weights to begin with, by training stage
     earlier: Sequence[Sequence[Stage]] = ()  # the plans of this run's earlier configurations
     noted: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
-    finished: Callable[[], None] = lambda: None  # told when a stage is done
+    finished: Callable[[], None] = lambda: None  # told when a stage, or a unit of a call, is done
     words: Callable[[], str] = lambda: ""  # for the progress line
     warned: Callable[[str], None] = warn
-    entered: Callable[[str | None], None] = lambda name: None  # told the stage that begins, None when it is left
+    entered: Callable[[str], None] = lambda name: None  # told the stage that begins
+    left: Callable[[str], None] = lambda name: None  # told the stage that is left, done or stopped
     twins: Mapping[str, Sequence[Twin]] = field(default_factory=dict)  # by stage: other cells of a sweep
     took: Callable[[str, Path], None] = lambda name, run: None  # told a stage that was taken over, and from which run
     afterwards: tuple[str, ...] = ("report",)  # kinds of work that follow a stop, for which time is set aside
@@ -78,13 +93,7 @@ def run(around: Surroundings, only: str | None = None) -> str | None:
     for stage in ordered:
         if only is not None and stage.name != only:
             continue
-        learner, config = _learner(stage, trains), _config(stage, trains)
-        examples = around.examples[learner.name] if learner is not None else None
-        fingerprint = ledger.data_fingerprint(examples)
-        unmet = [name for name in needed(stage) if not (around.run / name / ledger.RECORD).is_file()]
-        if unmet:
-            raise TaskError(f"the stage {stage.name!r} needs {', '.join(unmet)}, which is not done yet")
-        identity = ledger.stage_identity(stage, config, fingerprint, around.run)
+        examples, fingerprint, identity = identify(stage, around)
         folder = around.run / stage.name
         if ledger.done(folder, identity):
             continue
@@ -94,7 +103,7 @@ def run(around: Surroundings, only: str | None = None) -> str | None:
             around.took(stage.name, twin.run)
             around.finished()
             continue
-        reason = _reason_to_stop(around, *_AT_ONCE[type(stage)])
+        reason = reason_to_begin_nothing(stage, around)
         if reason:
             return reason
         if around.compute.main:
@@ -107,21 +116,35 @@ def run(around: Surroundings, only: str | None = None) -> str | None:
         if isinstance(stage, Train):
             reason = _train(stage, folder, identity, around, began)
         elif isinstance(stage, Predict):
-            sources = stages_named(stage.models, trains, f"the stage {stage.name!r}")
-            reason = _predict(stage, sources, folder, identity, around, began)
+            reason = _predict(stage, trains, folder, identity, around, began)
         else:
-            reason = None
-            since = around.deadline.now()
-            if around.compute.main:
-                _call(stage, folder, identity, examples, around, began)
-            around.durations.record("call", around.deadline.now() - since)
+            main = around.compute.main
+            reason = _call(stage, folder, identity, examples, around, began) if main else None
+            reason = around.compute.share(reason)
         around.compute.wait()
-        around.entered(None)
+        around.left(stage.name)
         if reason:
             return reason
         if around.compute.main:
             around.finished()
     return None
+
+
+def identify(stage: Stage, around: Surroundings) -> tuple[Examples | None, str, str]:
+    """The examples of a stage, their fingerprint, and its identity. Raises TaskError before its needs are done."""
+    trains = {each.name: each for each in around.plan if isinstance(each, Train)}
+    learner, config = _learner(stage, trains), _config(stage, trains)
+    examples = around.examples[learner.name] if learner is not None else None
+    fingerprint = ledger.data_fingerprint(examples)
+    unmet = [name for name in needed(stage) if not (around.run / name / ledger.RECORD).is_file()]
+    if unmet:
+        raise TaskError(f"the stage {stage.name!r} needs {', '.join(unmet)}, which is not done yet")
+    return examples, fingerprint, ledger.stage_identity(stage, config, fingerprint, around.run)
+
+
+def reason_to_begin_nothing(stage: Stage, around: Surroundings) -> str | None:
+    """Why this stage must not be begun or gone on with now; None if there is time for it."""
+    return _reason_to_stop(around, *_AT_ONCE[type(stage)])
 
 
 def check_models(
@@ -139,9 +162,12 @@ def check_models(
     (weights that are missing or don't fit) or CheckpointError (a checkpoint that is damaged or of another model).
     """
     found: dict[str, Sizes] = {}
+    calls = {stage.name for stage in stages if isinstance(stage, Call)}
     for stage in stages:
         folder = run / stage.name
-        ready = not needed(stage) or (begun and all((run / name / ledger.RECORD).is_file() for name in needed(stage)))
+        # What a call makes is data: no model is built from it, so that models can be built before.
+        waits = [name for name in needed(stage) if name not in calls]
+        ready = not waits or (begun and all((run / name / ledger.RECORD).is_file() for name in waits))
         if not isinstance(stage, Train) or not ready or (begun and (folder / ledger.RECORD).is_file()):
             continue
         saved = store.newest(folder / "checkpoints", []) if begun else None
@@ -218,49 +244,102 @@ def _trained(stage: Train, around: Surroundings) -> dict[str, Trained]:
 
 
 def _predict(
-    stage: Predict, sources: Sequence[Train], folder: Path, identity: str, around: Surroundings, began: float
+    stage: Predict, trains: Mapping[str, Train], folder: Path, identity: str, around: Surroundings, began: float
 ) -> str | None:
-    learner, config = sources[0].learner, sources[0].config
-    examples = around.examples[learner.name]
-    rows = select(examples.table, stage.rows)
-    if len(rows) == 0:
-        say(
-            f"{stage.name}: there are no rows with {stage.rows.column} in {list(stage.rows.values)}; nothing to predict"
-        )
-    else:
-        opened = open_members(around.run, sources, examples.facts, around.compute.device, stage.together, stage.name)
-        with open_loader(learner, config, examples, around.scratch, around.compute, around.cores) as loader:
+    """Predict part by part: all models together, or each with rows of its own into a folder of its own."""
+    first = stages_named(stage.models, trains, f"the stage {stage.name!r}")[0]
+    learner, config, examples = first.learner, first.config, around.examples[first.learner.name]
+    parts = [(place, models, select(examples.table, rows)) for place, models, rows in predictions(stage)]
+    for place, _, rows in parts:
+        if len(rows) == 0:
+            name = f"{stage.name} ({place})" if place else stage.name
+            say(f"{name}: there are no rows of these values; nothing to predict")
+    todo = [part for part in parts if len(part[2])]
+    with contextlib.ExitStack() as stack:
+        loader = None
+        for number, (place, models, rows) in enumerate(todo):
+            reason = _reason_to_stop(around, "shard") if number else None
+            if reason:
+                return reason
+            if around.compute.main:
+                (folder / place).mkdir(exist_ok=True)
+                sweep(folder / place)
+            around.compute.wait()
+            sources = stages_named(models, trains, f"the stage {stage.name!r}")
+            opened = open_members(
+                around.run, sources, examples.facts, around.compute.device, stage.together, stage.name
+            )
+            if loader is None:
+                loader = stack.enter_context(
+                    open_loader(learner, config, examples, around.scratch, around.compute, around.cores)
+                )
             reason = predict(
-                opened.learner, config, opened.model, loader, rows, examples.table["id"].tolist(),
-                stage.outputs, folder, around.compute, opened.portion, around.durations,
+                opened.learner, opened.config, opened.model, loader, rows, examples.table["id"].tolist(),
+                stage.outputs, folder / place, around.compute, opened.portion, around.durations,
                 around.deadline.now, lambda: _reason_to_stop(around, "shard"),
             )  # fmt: skip
-        around.progressed = True  # at least one shard is done before it asks whether to stop
-        if reason:
-            return reason
+            around.progressed = True  # at least one shard is done before it asks whether to stop
+            if reason:
+                return reason
     if around.compute.main:
-        parts = sorted(folder.glob("part-*.safetensors"))
-        ledger.finish(folder, stage, identity, parts, {"rows": len(rows)}, time.monotonic() - began)
+        shards = sorted(folder.rglob("part-*.safetensors"))
+        told = {"rows": sum(len(rows) for _, _, rows in parts)}
+        ledger.finish(folder, stage, identity, shards, told, time.monotonic() - began)
     return None
+
+
+class _Pause(BaseException):
+    """Ends a call between two of its units. No Exception: a function must not take it for a failure of its own."""
 
 
 def _call(
     stage: Call, folder: Path, identity: str, examples: Examples | None, around: Surroundings, began: float
-) -> None:
-    results: dict[str, Any] = {}
+) -> str | None:
+    """Call the stage's function, in the main process alone. Returns why it paused, or None when the stage is done.
+
+    What it makes takes the stage's name together with the stage's record, in one rename: until then all that it has
+    kept is there, and from then on nothing of that is needed.
+    """
     inputs = {name: around.run / name for name in needed(stage)}
+    kept = folder / ledger.KEPT
+    kept.mkdir(exist_ok=True)
+    sync_path(folder)
+    sweep(kept)
+    since = around.deadline.now()
+
+    def measure() -> None:
+        nonlocal since
+        now = around.deadline.now()
+        around.durations.record("call", now - since)
+        since = now
+
+    def pause() -> None:
+        measure()
+        reached("unit")
+        around.progressed = True
+        around.finished()
+        reason = _own_reason_to_stop(around, "call")
+        if reason is not None:
+            raise _Pause(reason)
 
     def fill(out: Path) -> None:
         reached("call")
-        results.update(stage.function(Work(stage.config, inputs, out, examples, around.synthetic)) or {})
+        work = Work(stage.config, inputs, out, examples, around.synthetic, kept, pause)
+        results = stage.function(work) or {}
         missing = [name for name in stage.makes if not (out / name).exists()]
         if missing:
             raise TaskError(f"the stage {stage.name!r} did not make {', '.join(missing)}")
+        write_manifest(out, {"stage": stage.name, **around.record})
+        outputs = [path for path in out.rglob("*") if path.is_file()]
+        ledger.finish(out, stage, identity, outputs, results, time.monotonic() - began)
 
-    write_folder(folder, fill, {"stage": stage.name, **around.record})
+    try:
+        place_folder(folder, fill, lambda out: verify_folder(out, from_disk=True))
+    except _Pause as pausing:
+        return str(pausing)
+    measure()
     around.progressed = True
-    outputs = [path for path in folder.rglob("*") if path.is_file()]
-    ledger.finish(folder, stage, identity, outputs, results, time.monotonic() - began)
+    return None
 
 
 def _prepare(folder: Path, identity: str, around: Surroundings) -> None:
@@ -312,10 +391,15 @@ def _check_best(folder: Path, result: Mapping[str, Any]) -> None:
 
 def _reason_to_stop(around: Surroundings, *before: str) -> str | None:
     """Why to stop now; `before`: kinds of work that come before the next stop."""
+    return None if (answer := around.compute.share(_own_reason_to_stop(around, *before))) is None else str(answer)
+
+
+def _own_reason_to_stop(around: Surroundings, *before: str) -> str | None:
+    """The same as this process alone sees it."""
     reason = around.stop()
     if reason is None and around.deadline.expired(around.durations.expected(*before, *around.afterwards)):
         reason = around.deadline.reason
-    return None if (answer := around.compute.share(reason)) is None else str(answer)
+    return reason
 
 
 def _learner(stage: Stage, trains: Mapping[str, Train]) -> Learner | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from outlast import task as tasks
 from outlast.base.clock import Deadline, Durations, careful_guess, format_duration
-from outlast.base.files import locked, sha256, sweep
+from outlast.base.files import locked, put_back, sha256, sweep, write_bytes
 from outlast.base.log import quiet, say, warn
 from outlast.config.identity import Changes, digest, lines
 from outlast.config.load import resolve
@@ -27,10 +27,26 @@ from outlast.env import bounds, device, host, signals
 from outlast.env.host import Host
 from outlast.errors import NoTimeError, OutlastError
 from outlast.loop.accel import Compute, check_precision, set_up, with_threads
-from outlast.plan import disk, extension, folder, ledger, limits, preflight, record, runner, shared, sources
+from outlast.plan import (
+    beside,
+    carry,
+    disk,
+    extension,
+    folder,
+    ledger,
+    limits,
+    preflight,
+    previous,
+    record,
+    runner,
+    shared,
+    sources,
+)
 from outlast.plan.mirroring import copies, open_mirror
 from outlast.plan.request import Request, beginnings, check_usage
 from outlast.report import page
+from outlast.report.collect import collect
+from outlast.report.plots import draw
 from outlast.save import store
 from outlast.save.mirror import Mirror
 from outlast.task import Stage, Task, Train
@@ -75,18 +91,21 @@ def run_session(asked: Request) -> dict[str, Any]:
     config, warnings = resolve(task.config, task.presets, preset, file=asked.config, overrides=overrides)
     run = asked.out or Path("runs") / f"{task.name.rpartition('.')[2]}-{preset}"
     preflight.require(preflight.before_training(task, config, run))
-    compute = set_up(config.train.threads, machine.cores)
+    compute = set_up(config.train.threads, beside.share_of(machine.cores, asked.side_by_side))
     quiet(not compute.main)
     check_precision(config.train.precision, compute.device)
     accelerator = device.detect()
+    beside.check(asked.side_by_side, accelerator.count)
     if asked.preset is None:
         say(f"preset {preset!r}, because this machine computes with {accelerator.name}; choose another with --preset")
-    if compute.processes == 1 and accelerator.count > 1 and not asked.twins:
+    if compute.processes == 1 and accelerator.count > 1 and not asked.twins and asked.side_by_side == 1:
         all_of_them = replace(asked, processes=accelerator.count).command(run, preset)
         warn(f"this machine has {accelerator.count} GPUs, and one process uses one; all are used by\n  {all_of_them}")
     busy = f"another process is training in {run}"
     with locked(run.parent / f".{run.name}.lock", busy) if compute.main else contextlib.nullcontext():
         mirror = open_mirror(asked.mirror, run, asked.resume) if asked.mirror and compute.main else None
+        if asked.previous and compute.main:
+            previous.bring(asked.previous, run, task, config)
         compute.wait()
         deadline = asked.deadline or limits.deadline(asked, machine, record.seconds_spent(run), began)
         if config.train.threads is None and (threads := folder.threads_so_far(run, machine)) is not None:
@@ -97,6 +116,8 @@ def run_session(asked: Request) -> dict[str, Any]:
         host.make_scratch(machine)
         plan = list(task.stages(config))
         folder.check_stage(plan, asked.stage, run if exists else None)
+        if exists:
+            carry.check_here(run, plan, asked.stage)
         if asked.resume == "must":
             runner.check_progress(plan, run)
         examples = sources.examples_of(
@@ -120,8 +141,9 @@ def run_session(asked: Request) -> dict[str, Any]:
         )
         limit_gigabytes = config.saving.disk_limit_gigabytes
         space, scarce = disk.check(
-            plan, sizes, run, machine, limit_gigabytes, begun=exists, only=asked.stage, taken=taken
-        )
+            plan, sizes, run, machine, limit_gigabytes, begun=exists, only=asked.stage, taken=taken,
+            at_once=asked.side_by_side,
+        )  # fmt: skip
         folder.set_aside(run, asked.resume, compute)
         session = Session(
             task=task, config=config, run=run, plan=plan, examples=examples, compute=compute, machine=machine,
@@ -145,6 +167,7 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
         changed=session.changed, at=extension.standing(session.plan, run) if session.changed else {},
     )  # fmt: skip
     if compute.main:
+        put_back(run)
         sweep(run)
         for name, item in session.examples.items():
             path = run / sources.split_name(name, session.examples)
@@ -160,7 +183,7 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
     for sentence in moved:
         warn(sentence)
     kept.warn([*session.warnings, *moved])
-    kept.begin_session(compute.device.type, now, asked.quota_rate)
+    kept.begin_session(compute.device.type, now, asked.quota_rate, limits.in_force(asked, session.machine))
     folder.check_shared(run, compute)
     # What took long in the sessions before is set aside from the first step of this one.
     durations = kept.durations
@@ -179,10 +202,11 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
             stop=lambda: request.reason, start_from=beginnings(session.plan, asked), earlier=session.earlier,
             noted=noted, finished=copy.offer, words=copy.words, afterwards=("report", *copy.afterwards),
             warned=lambda sentence: _warn(kept, sentence),
-            entered=kept.enter, twins=asked.twins, took=kept.take_over,
+            entered=kept.enter, left=kept.leave, twins=asked.twins, took=kept.take_over,
         )  # fmt: skip
         try:
-            stopped = runner.run(around, asked.stage)
+            together = asked.side_by_side > 1
+            stopped = beside.run(around, asked, session.config) if together else runner.run(around, asked.stage)
         except BaseException as error:
             reason = error.message if isinstance(error, OutlastError) else f"{type(error).__name__}: {error}"
             kept.end_session("failed", reason, session.command)
@@ -229,6 +253,18 @@ def write_report(run: Path) -> Path:
     return page.write(run, tasks.find(record.load(run)["task"]).figures)
 
 
+def write_figures(run: Path, folder: Path) -> list[Path]:
+    """Write the figures of a run's report as PNG files, those that have anything to show; returns their paths."""
+    figures = tasks.find(record.load(run)["task"]).figures or page.default_figures(collect(run))
+    written = []
+    for number, figure in enumerate(figures, start=1):
+        picture = draw(figure, run)
+        if picture is not None:
+            written.append(folder / f"{number:02d}-{figure.kind.replace('_', '-')}.png")
+            write_bytes(written[-1], picture)
+    return written
+
+
 def _reserve(durations: Durations) -> float:
     return durations.expected("step", "save", "report")
 
@@ -257,6 +293,7 @@ def _facts(session: Session) -> dict[str, Any]:
             "cores": machine.cores,
             "threads": compute.threads,
             "processes": compute.processes,
+            "side_by_side": session.asked.side_by_side,
         },
         "score": {stage.name: stage.learner.score for stage in session.plan if isinstance(stage, Train)},
         "threads": compute.threads,

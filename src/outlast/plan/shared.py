@@ -59,7 +59,7 @@ def take(folder: Path, expected: str, twins: Sequence[Twin]) -> Twin | None:
         return None
     for twin in twins:
         source = twin.run / folder.name
-        if ledger.finished_as(source) == expected:
+        if ledger.finished_as(source) == expected and not ledger.elsewhere(source):
             try:
                 place_folder(folder, lambda new, source=source: _fill(new, source), _verify)  # type: ignore[misc]
             except CheckpointError as error:

@@ -95,7 +95,9 @@ def _check_options(asked: Request) -> None:
         "--stage": asked.stage is not None,
         "--start-from": asked.start_from is not None,
         "--extend": asked.extend,
+        "--previous": asked.previous is not None,
         "--resume never": asked.resume == "never",
+        "--side-by-side": asked.side_by_side > 1,
         "several processes": asked.processes > 1 or list(asked.starter) != ["outlast"],
     }
     named = [name for name, there in given.items() if there]

@@ -17,17 +17,27 @@ from outlast.report.formats import count, finite, number, percent, shorten, titl
 from outlast.report.look import Look, Theme, new_figure, quiet_axes, save, style
 from outlast.report.records import Collected, Scores
 
+COSTS = ("parameters", "megabytes", "milliseconds")  # no scores: they have no bars
 TABLE = (
     "iou",
     "f1",
     "precision",
     "recall",
     "auc",
+    "pauc",
+    "best_epoch",
     "mcc",
     "class_mcc",
     "pixels",
+    "pixel_f1",
+    "image_auc",
+    "of1",
     "images",
-)  # columns of a class table
+    "macro_f1",
+    "macro_auc",
+    "exact_match",
+    *COSTS,
+)  # columns of a class table, whose rows may be models too
 NUMBERED = 40  # classes up to which the cells carry numbers
 SCORED = (("precision", "s"), ("recall", "D"))  # drawn as marks beside the bar, which is f1
 
@@ -88,7 +98,8 @@ def confusion_finding(scores: Scores) -> str:
             f" Most often, {scores.classes[truth]} was taken for {scores.classes[predicted]}"
             f" ({count(int(wrong.max()))} of {count(int(counts[truth].sum()))})."
         )
-    return text
+    empty = [name for name, total in zip(scores.classes, counts.sum(axis=1), strict=True) if total == 0]
+    return text + (f" Of {', '.join(empty)} there are no {scores.unit}." if empty else "")
 
 
 def per_class_bars(
@@ -166,7 +177,7 @@ def class_table(
             axes.text(right, 0, said, ha="right", va="center", fontsize=8.5, color=theme.muted)
             for row, (_, values) in enumerate(rows, start=1):
                 known = finite(values.get(column))
-                if known is not None and 0 <= known <= 1:
+                if known is not None and 0 <= known <= 1 and column not in COSTS:
                     width = (each - 0.16) * known
                     axes.barh(row + 0.36, width, 0.1, left=right - each + 0.16, color=theme.train, alpha=0.55)
                 ink = theme.muted if known is None else theme.text

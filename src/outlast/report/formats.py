@@ -9,7 +9,16 @@ import math
 from datetime import datetime
 
 MISSING = "n/a"
-ABBREVIATIONS = {"f1": "F1", "iou": "IoU", "mcc": "MCC", "auc": "AUC", "pauc": "pAUC", "ece": "ECE", "id": "ID"}
+ABBREVIATIONS = {
+    "f1": "F1",
+    "iou": "IoU",
+    "mcc": "MCC",
+    "auc": "AUC",
+    "pauc": "pAUC",
+    "ece": "ECE",
+    "id": "ID",
+    "of1": "oF1",
+}
 
 
 def finite(value: object) -> float | None:

@@ -2,7 +2,8 @@
 
 Kinds: curves, confusion_matrix, per_class, image_grid, image (a picture that a stage has made, as it is); for
 segmentation per_class_curves (a metrics.jsonl), class_table (a metrics.json), segmentation_examples (an examples.npz)
-and boundary_error (a boundary.json), both written with `outlast.data.pictures`.
+and boundary_error (a boundary.json), both written with `outlast.data.pictures`; for boosted trees importance (an
+importance.json).
 Promises: what is not there (yet) gives None, an unknown kind raises TaskError. SYNTHETIC stands in every figure of a
 synthetic run. A new kind is one function and one line in `KINDS`.
 """
@@ -24,6 +25,7 @@ from outlast.report.classes import (
 )
 from outlast.report.collect import collect
 from outlast.report.curves import curves, describe, finding
+from outlast.report.importance import importance_bars, importance_finding, load_importance
 from outlast.report.look import Look
 from outlast.report.parts import inside, read_mistakes, read_scores
 from outlast.report.pictures import image_grid
@@ -76,6 +78,9 @@ def _told(figure: Figure, run: Collected) -> str:
     if figure.kind == "boundary_error":
         errors = load_boundary(run.run, figure.source)
         return boundary_finding(errors) if errors else ""
+    if figure.kind == "importance":
+        known = load_importance(run.run, figure.source)
+        return importance_finding(known) if known else ""
     findings = {"confusion_matrix": confusion_finding, "per_class": per_class_finding, "class_table": table_finding}
     scores = read_scores(run.run, figure.source) if figure.kind in findings else None
     return findings[figure.kind](scores) if scores else ""
@@ -123,6 +128,11 @@ def _boundary_error(figure: Figure, run: Collected, look: Look, title: str | Non
     return boundary_error(run, errors, look, title) if errors else None
 
 
+def _importance(figure: Figure, run: Collected, look: Look, title: str | None) -> bytes | None:
+    known = load_importance(run.run, figure.source)
+    return importance_bars(run, known, look, title) if known else None
+
+
 def _image_grid(figure: Figure, run: Collected, look: Look, title: str | None) -> bytes | None:
     return image_grid(run, read_mistakes(run.run, figure.source), look, title)
 
@@ -142,4 +152,5 @@ KINDS: dict[str, Callable[[Figure, Collected, Look, str | None], bytes | None]] 
     "class_table": _class_table,
     "segmentation_examples": _segmentation_examples,
     "boundary_error": _boundary_error,
+    "importance": _importance,
 }

@@ -103,7 +103,7 @@ class Mirror:
         present = self.place.sizes(FILES)
         paths = {name: snapshot.folder / name for name in snapshot.names()}
         files = {name: Entry(path.stat().st_size, sha256(path)) for name, path in paths.items()}
-        _check_manifests(paths, files)
+        check_manifests(paths, files)
         for name, path in paths.items():
             self._keep(path, object_name(name, files[name]), files[name], present)
         return self._write_index(self._check_alone() + 1, snapshot, files, run_id)
@@ -130,6 +130,18 @@ class Mirror:
                     f"the mirror {self.place.shown} holds another run (snapshot {index.number} of {index.time})",
                     hint="give this run a mirror of its own, or --out a new folder to go on with the run that is there",
                 )
+
+    def describe(self, number: int, snapshot: Snapshot, files: dict[str, Entry], run_id: str) -> dict[str, Any]:
+        """What the index of a snapshot says."""
+        return {
+            "format": _FORMAT,
+            "number": number,
+            "run_id": run_id,
+            "session": self.session,
+            "time": datetime.fromtimestamp(snapshot.taken_at, UTC).isoformat(timespec="seconds"),
+            "progress": snapshot.progress,
+            "files": {path: asdict(entry) for path, entry in files.items()},
+        }
 
     def _index_names(self) -> list[str]:
         """The names of all indices, newest first."""
@@ -163,16 +175,7 @@ class Mirror:
         return (size, digest.hexdigest()) == (entry.bytes, entry.sha256)
 
     def _write_index(self, number: int, snapshot: Snapshot, files: dict[str, Entry], run_id: str) -> Index:
-        values = {
-            "format": _FORMAT,
-            "number": number,
-            "run_id": run_id,
-            "session": self.session,
-            "time": datetime.fromtimestamp(snapshot.taken_at, UTC).isoformat(timespec="seconds"),
-            "progress": snapshot.progress,
-            "files": {path: asdict(entry) for path, entry in files.items()},
-        }
-        data = json.dumps(values, indent=1).encode()
+        data = json.dumps(self.describe(number, snapshot, files, run_id), indent=1).encode()
         name = f"{INDEX}/{number:09d}-{hashlib.sha256(data).hexdigest()[:16]}.json"
         reached("mirror.index")
         self._written.add(name)  # before: an answer that never comes back does not mean that nothing was written
@@ -186,7 +189,7 @@ class Mirror:
         for _ in range(_READINGS):
             data = b"".join(self.place.pieces(name))
             if name.endswith(f"-{hashlib.sha256(data).hexdigest()[:16]}.json"):
-                return _parse(name, data)
+                return parse_index(name, _json(name, data))
         raise CheckpointError(f"{name} is damaged (its SHA-256 is not the one in its name)")
 
     def _check_alone(self) -> int:
@@ -238,10 +241,19 @@ def _number(name: str) -> int:
     return int(name.removeprefix(f"{INDEX}/").partition("-")[0])
 
 
-def _parse(name: str, data: bytes) -> Index:
-    """Raises CheckpointError if an index is not what it should be, or names a file outside the run's folder."""
+def _json(name: str, data: bytes) -> Any:
     try:
-        values: dict[str, Any] = json.loads(data)
+        return json.loads(data)
+    except ValueError as error:
+        raise CheckpointError(f"{name} is no index of a run ({error})") from error
+
+
+def parse_index(name: str, values: Any) -> Index:
+    """The index that was read as JSON from the file `name`.
+
+    Raises CheckpointError if it is not what it should be, or names a file outside the run's folder.
+    """
+    try:
         files = {path: Entry(int(entry["bytes"]), str(entry["sha256"])) for path, entry in values["files"].items()}
         progress = {stage: dict(facts) for stage, facts in values["progress"].items()}
         if values["format"] != _FORMAT or not all(
@@ -260,7 +272,7 @@ def _parse(name: str, data: bytes) -> Index:
     return index
 
 
-def _check_manifests(paths: Mapping[str, Path], files: Mapping[str, Entry]) -> None:
+def check_manifests(paths: Mapping[str, Path], files: Mapping[str, Entry]) -> None:
     """Compare the files of checkpoints and best weights with their manifests: damage is not handed on."""
     for name, path in paths.items():
         if path.name != MANIFEST:

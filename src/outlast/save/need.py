@@ -76,19 +76,20 @@ def need(
     *,
     finished: Collection[str] = (),
     begun: bool = False,
+    at_once: int = 1,
     free: Callable[[Path], int] = free_bytes,
 ) -> Need:
     """Predict it for the trainings that are not `finished`.
 
     sizes: of the training stages whose model could be built; another one is taken to be as large as the largest of its
     learner. limit_gigabytes: the user's limit in place of the platform's. begun: the run goes on with what is in its
-    folder, which then needs no room any more. free(folder): what the disk has.
+    folder, which then needs no room any more. at_once: stages that train side by side. free(folder): what the disk has.
     """
     left = [stage for stage in topological(plan) if isinstance(stage, Train) and stage.name not in finished]
     known = tuple((stage, size) for stage in left if (size := _size(stage, plan, sizes)) is not None)
     named = {stage.name for stage, _ in known}
     there = sum(_there(run / name) for name in named) if begun else 0
-    most = _most(known)
+    most = _most(known) if at_once == 1 else _most_together(known, at_once)
     return Need(
         run=run,
         stages=known,
@@ -118,6 +119,13 @@ def _most(stages: Sequence[tuple[Train, Sizes]]) -> int:
         most = max(most, finished + size.at_most(stage.config.saving))
         finished += size.when_finished(stage.config.saving)
     return most
+
+
+def _most_together(stages: Sequence[tuple[Train, Sizes]], at_once: int) -> int:
+    """The same with several at a time: all are finished but those that take most while they train."""
+    finished = sum(size.when_finished(stage.config.saving) for stage, size in stages)
+    more = [size.at_most(stage.config.saving) - size.when_finished(stage.config.saving) for stage, size in stages]
+    return finished + sum(sorted(more)[-at_once:])
 
 
 def _there(stage: Path) -> int:

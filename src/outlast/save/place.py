@@ -9,7 +9,6 @@ it is; `patiently` is where a failing connection is made anew and tried again.
 from __future__ import annotations
 
 import os
-import random
 import re
 import shutil
 import tempfile
@@ -24,15 +23,15 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from outlast.base.files import TEMPORARY, sync_path, write_bytes
+from outlast.base.patience import delays
+from outlast.base.secret import without_secrets
 from outlast.errors import OutlastError, RunError, UsageError
 
 PIECE_BYTES = 4 * 2**20
 _PART_BYTES = 8 * 2**20  # of a large upload to S3; ten of them are on their way, and in memory, at a time
-_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 1.0, 60.0
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60  # how long a server may keep silent
 _CREDENTIALS = re.compile(r"://(?:[^/?#]*:(?!\d+(?:[/?#]|$))[^@]*|[^/?#]*)@")  # also a password with an unescaped /
 _QUERY = re.compile(r"(://[^?#]*)[?#].*$")
-_SECRET_NAMES = ("SECRET", "TOKEN", "PASSWORD", "KEY")
 # A release of these fits one release of fsspec only; another one would replace the fsspec that is installed.
 _SAME_RELEASE = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 _PACKAGES = {
@@ -43,21 +42,11 @@ _PACKAGES = {
 _WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "abfs", "az", "hf", "oss"}
 
 Result = TypeVar("Result")
-# Not the global generator: a training that draws from it would depend on how often an upload was tried.
-_jitter = random.SystemRandom()
 
 
 def shown(url: str) -> str:
     """The URL without the credentials that may stand in it: user and password, and all that follows a ?."""
     return _QUERY.sub(r"\1", _CREDENTIALS.sub("://", url))
-
-
-def delays() -> Iterator[float]:
-    """Seconds to wait before each new attempt: doubling, up to a minute, and random so that machines spread out."""
-    longest = _FIRST_DELAY_SECONDS
-    while True:
-        yield longest * _jitter.uniform(0.5, 1.0)
-        longest = min(2 * longest, _LONGEST_DELAY_SECONDS)
 
 
 class Place:
@@ -140,8 +129,7 @@ class Place:
     def masked(self, error: BaseException) -> str:
         """What an error says, in one line, without credentials."""
         text = " ".join(str(error).split()) or type(error).__name__
-        for secret in sorted(_secrets(self.url), key=len, reverse=True):
-            text = text.replace(secret, "***")
+        text = without_secrets(text, _secrets(self.url))
         return text if len(text) <= 300 else f"{text[:300]}..."
 
     def patiently(self, work: Callable[[], Result], patience_seconds: float) -> Result:
@@ -205,9 +193,8 @@ def _package(protocol: str | None) -> str | None:
 
 
 def _secrets(url: str) -> set[str]:
-    """What must not be shown: parts of the URL that `shown` leaves out, and credentials of the environment."""
-    found = {value for name, value in os.environ.items() if any(part in name.upper() for part in _SECRET_NAMES)}
-    found = {value for value in found if len(value) >= 8}
+    """The parts of the URL that `shown` leaves out."""
+    found: set[str] = set()
     for match in _CREDENTIALS.finditer(url):
         whole = match[0].removeprefix("://").removesuffix("@")
         found |= {whole, *whole.partition(":")[::2]}

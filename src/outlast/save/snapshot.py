@@ -63,7 +63,7 @@ def take(run: Path) -> Snapshot:
 
 
 def progress(run: Path, *, verify: bool = False) -> Facts:
-    """How far each stage of a run is: its newest checkpoint (or number of finished shards), and whether it is done.
+    """How far each stage of a run is: its newest checkpoint (or number of finished shards or units), and if it is done.
 
     With `verify` only what still has the contents that were recorded counts.
     """
@@ -85,7 +85,9 @@ def _key(facts: Mapping[str, Mapping[str, Any]], name: str) -> tuple[bool, int]:
 def _progress_of(stage: Path, verify: bool) -> dict[str, Any]:
     try:
         record = json.loads((stage / "stage.json").read_text(encoding="utf-8"))
-        if not verify or all(_is(stage / name, output["sha256"]) for name, output in record["outputs"].items()):
+        left = {name for name in record.get("elsewhere", ()) if not (stage / name).exists()}  # not carried here
+        here = {name: output for name, output in record["outputs"].items() if name not in left}
+        if not verify or all(_is(stage / name, output["sha256"]) for name, output in here.items()):
             return {"step": int(record["result"].get("steps", 0)), "finished": True}
     except FileNotFoundError:
         pass
@@ -94,8 +96,14 @@ def _progress_of(stage: Path, verify: bool) -> dict[str, Any]:
     checkpoints = stage / "checkpoints"
     newest = store.newest(checkpoints, []) if verify else None
     folder = newest.folder if newest else None if verify else _newest_complete(checkpoints)
-    step = int(folder.name.partition("-")[2]) if folder else sum(1 for _ in stage.glob("part-*.safetensors"))
+    step = _step(folder) if folder else _pieces(stage)
     return {"step": step, "finished": False}
+
+
+def _pieces(stage: Path) -> int:
+    """Finished shards of a prediction (where each model predicts alone, in a folder for each), or units of a call."""
+    patterns = ("part-*.safetensors", "*/part-*.safetensors", "kept/[!.]*")
+    return sum(1 for pattern in patterns for _ in stage.glob(pattern))
 
 
 def _is(path: Path, expected: str) -> bool:

@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Self
 
 from outlast.base.clock import format_duration
+from outlast.base.patience import delays
 from outlast.errors import OutlastError, RunError
 from outlast.save.mirror import Mirror
-from outlast.save.place import delays
 from outlast.save.snapshot import Facts, Snapshot, take
 
 _CLOSE_SECONDS = 5.0

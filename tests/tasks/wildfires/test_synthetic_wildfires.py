@@ -24,7 +24,7 @@ from outlast.tasks.wildfires.split import SPLITS, Splitting
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("synthetic") / "wildfires"
-    synthetic.write(root)
+    synthetic.write(root, careful=True)
     return root
 
 
@@ -102,6 +102,16 @@ def test_warm_ground_without_fire_is_there_and_below_the_level_of_fire(found, pi
     assert (with_fire >= synthetic.FIRE_LEVEL - 10).all()
     assert (without < synthetic.FIRE_LEVEL + 15).all()
     assert (without > 120).mean() > 0.2  # rock, roofs, embers
+
+
+def test_a_share_of_the_labels_is_noted_wrongly_and_the_right_ones_stand_beside(folder, tmp_path):
+    synthetic.write(tmp_path / "noted")
+    noted, there = (pd.read_csv(tmp_path / "noted" / name, index_col="id") for name in ("labels.csv", "truth.csv"))
+    for label, share in zip(("fire", "smoke"), synthetic.WRONG_LABELS, strict=True):
+        assert (noted[label] != there[label]).mean() == pytest.approx(share, abs=0.04)
+    assert pd.read_csv(folder / "labels.csv", index_col="id")[["fire", "smoke"]].equals(there)
+    same = [path.read_bytes() for root in (folder, tmp_path / "noted") for path in sorted(root.rglob("*(7).jpg"))]
+    assert same[:2] == same[2:]
 
 
 def test_the_same_seed_gives_the_same_pixels_on_every_machine():

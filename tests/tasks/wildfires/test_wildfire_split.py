@@ -209,6 +209,38 @@ def test_a_flash_is_no_boundary_and_a_cut_is():
 
 
 @pytest.mark.real_data
+def test_scenes_that_are_named_for_a_split_are_that_split_whatever_they_hold(made):
+    table, pictures = made(*((f"s{n}", [(6, NN), (4, YY)]) for n in range(6)), ("odd", [(7, YN), (5, NN)]))
+    for scene in ("s2", "odd"):
+        split = split_pairs(table, pictures, Splitting(test_scenes=(scene,)))
+        assert set(split.table["scene"][split.table["split"] == "test"]) == {scene}
+        assert all(split.account["counts"][name]["YY"] for name in ("train", "val"))
+        assert f"named for test: {scene}" in split.notes
+    both = split_pairs(table, pictures, Splitting(val_scenes=("s1", "s3"), test_scenes=("odd",)))
+    sides = both.table.groupby("scene")["split"].first().to_dict()
+    assert sides == {
+        "s0": "train",
+        "s1": "val",
+        "s2": "train",
+        "s3": "val",
+        "s4": "train",
+        "s5": "train",
+        "odd": "test",
+    }
+    assert both.account["scenes"]["named_for_a_split"] == {"s1": "val", "s3": "val", "odd": "test"}
+
+
+def test_scenes_that_can_not_be_named_for_a_split_are_refused(made):
+    table, pictures = made(*((f"s{n}", [(6, NN), (4, YY)]) for n in range(5)), ("calm", [(12, NN)]))
+    with pytest.raises(DataError, match="there is no scene 'S1'") as caught:
+        split_pairs(table, pictures, Splitting(test_scenes=("S1", "s2")))
+    assert "s0, s1" in str(caught.value.hint)
+    with pytest.raises(DataError, match="0 of 12 pairs of val_scenes have fire"):
+        split_pairs(table, pictures, Splitting(val_scenes=("calm",)))
+    with pytest.raises(ValueError, match="s1 can't be in val_scenes and in test_scenes"):
+        Splitting(val_scenes=("s1",), test_scenes=("s1", "s2"))
+
+
 def test_real_tiles_are_split_by_scene(real_data):
     found = examples(real_data / "wildfires" / "flame", Splitting())
     assert len(found.table) == 127

@@ -15,6 +15,7 @@ from outlast.config.load import resolve
 from outlast.data.augment import Augmentation
 from outlast.data.table import Examples
 from outlast.errors import OutlastError
+from outlast.model.distillation_settings import TEACHERS
 from outlast.model.lightweight import LightweightCnn, WithRegressor
 from outlast.task import Inputs, Train, Trained
 from outlast.tasks.wildfires import PRESETS, TASK, learner, stages
@@ -82,12 +83,21 @@ def test_one_plan_ends_in_a_table_of_teacher_student_and_student_alone(run):
     rows = table_of(run / "scores" / "models.csv")
     assert [row["model"] for row in rows] == list(told["models"])
     assert float(rows[1]["macro_f1"]) == pytest.approx(student["metrics"]["macro_f1"], abs=1e-4)
+    overview = json.loads((run / "scores" / "overview.json").read_text())["metrics"]["per_class"]
+    for row, (name, model) in zip(rows, told["models"].items(), strict=True):
+        cost = overview[name]
+        assert int(row["parameters"]) == cost["parameters"] == model["parameters"]
+        assert cost["megabytes"] == model["bytes"] / 1e6 >= 4 * model["parameters"] / 1e6  # and running statistics
+        assert float(row["milliseconds"]) == pytest.approx(cost["milliseconds"], abs=1e-3)
+        assert model["latency_seconds"]["calls"] >= 20
+        assert 0 < cost["milliseconds"] == 1e3 * model["latency_seconds"]["median_seconds"] < 1e4
     metrics = json.loads((run / "scores" / "metrics.json").read_text())
     assert metrics["metrics"]["macro_f1"] == student["metrics"]["macro_f1"]
     assert metrics["classes"] == ["NN", "YN", "NY", "YY"]
     assert np.sum(metrics["confusion"]) == metrics["images"] == told["images"]
     page = (run / "report.html").read_text()
-    assert "fire, student-alone" in page or "Teacher, student, and student alone" in page
+    assert "fire, student-alone" in page
+    assert "What each model is worth and costs" in page and "Milliseconds" in page
     assert "SYNTHETIC" in page
 
 
@@ -196,6 +206,40 @@ def test_every_loss_trains_the_student_and_leaves_the_teacher(loss):
     assert learner.learner_of(config.loss).couples_batch == (loss == "kl_contrastive_l2_bce")
 
 
+@pytest.mark.parametrize("name", list(TEACHERS))
+def test_each_named_teacher_fits_into_the_task(name):
+    """Shapes without numbers: a step of the teacher, and one of a student that learns from its logits and features."""
+    config = configured(f"teacher.name={name}", "loss.name=kl_l2_bce", "data.image_size=64")
+    own, taught = config.teacher_stage(), config.student_stage(taught=True)
+    with torch.device("meta"):
+        teacher = learner.model(own, INPUTS, own.model.name)
+        student = learner.model(taught, INPUTS, taught.model.name)
+        samples = {"rgb": torch.zeros(4, 3, 64, 64), "ir": torch.zeros(4, 1, 64, 64), "labels": torch.zeros(4, 2)}
+        learner.step(own, teacher, samples)["loss_sum"].backward()
+        with torch.no_grad():
+            told = learner.teach(taught, teacher.eval(), samples)
+        learner.step(taught, student, {**samples, **told})["loss_sum"].backward()
+    assert all(parameter.grad is not None for model in (teacher, student) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "kind"), [("test_vit", "tokens"), ("test_convnext", "towers")])
+def test_tokens_and_towers_learn(name, kind):
+    """As vit-b-16 and swin-tiny are fused, small ones for real: some steps on one batch bring the loss down."""
+    config = configured(f"teacher.name={name}", "data.image_size=64").teacher_stage()
+    torch.manual_seed(0)
+    model = learner.model(config, INPUTS, name)
+    assert model.kind == kind
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    samples, losses = batch(config), []
+    for _ in range(12):
+        result = learner.step(config, model, samples)
+        losses.append(result["loss_sum"].item())
+        optimizer.zero_grad()
+        result["loss_sum"].backward()
+        optimizer.step()
+    assert losses[-1] < 0.7 * losses[0]
+
+
 def test_a_teacher_that_fell_back_to_a_smaller_model_is_built_as_that(tmp_path):
     (tmp_path / "stage.json").write_text(json.dumps({"result": {"rung": "mobilenetv3_small_100"}}))
     config = configured("teacher.name=resnet18", "loss.name=kl_l2_bce").student_stage(taught=True)
@@ -230,7 +274,10 @@ def test_a_teacher_does_not_depend_on_student_or_loss_and_the_lone_student_not_o
 def test_early_stopping_is_on_in_every_training_of_every_preset():
     for preset in PRESETS.values():
         for stage in trainings(preset()).values():
-            assert stage.config.train.patience_epochs == 5
+            train = stage.config.train
+            assert train.patience_epochs is not None and train.patience_epochs < train.epochs
+    for stage in trainings(WildfiresConfig()).values():
+        assert stage.config.train.patience_epochs == 5
 
 
 def test_a_model_that_says_no_to_everything_at_one_half_still_has_a_score_that_tells_good_from_bad():

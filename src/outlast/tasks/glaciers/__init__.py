@@ -126,4 +126,8 @@ TASK = Task(
     deliver=deliver,
     synthetic=write,
     data=(DATA, PRETRAIN, FINETUNE),
-)
+    quick=(
+        "train.epochs=2", "train.minimum_steps=0", "data.folds=1", "repeats=1", "members=[]", "sampling.samples=64",
+        "pretrain.train.epochs=1", "pretrain.fraction=0.02",
+    ),
+)  # fmt: skip

@@ -1,8 +1,9 @@
 """The split of pairs into train, val and test: by scene, never by frame, and the account of what may still leak.
 
 Scenes are those that the user named; else those between boundaries that the pictures show; what can't be split by
-whole scenes is cut into blocks of neighbouring frames. A combination of labels that occurs in fewer than three scenes
-is split inside its scenes in that way. Wherever two splits meet in time, the frames of a guard gap are left out.
+whole scenes is cut into blocks of neighbouring frames. Scenes that are named for val or test are those splits, so that
+every scene can be held out in its turn. A combination of labels that occurs in fewer than three scenes is split inside
+its scenes in that way. Wherever two splits meet in time, the frames of a guard gap are left out.
 
 Promises: no scene or block on two sides; every label, and every combination that is frequent enough, on every side, or
 one error with the counts; the same table, pictures and settings give the same split.
@@ -14,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from outlast.config.schema import Settings
 from outlast.data.split import check_split, split_by_group
@@ -37,6 +38,8 @@ _GUARD_SHARE = 3  # a guard gap takes at most a third of a block
 class Splitting(Settings):
     """How pairs are split. Given or detected scenes stay whole, save those that hold a scarce combination of labels."""
 
+    val_scenes: tuple[str, ...] = Field((), description="names of the scenes that are val; none: chosen")
+    test_scenes: tuple[str, ...] = Field((), description="names of the scenes that are test; none: chosen")
     val_fraction: float = Field(0.15, gt=0, lt=0.5, description="of the pairs")
     test_fraction: float = Field(0.15, gt=0, lt=0.5, description="of the pairs")
     split_seed: int = Field(0, ge=0, lt=2**32)
@@ -46,10 +49,27 @@ class Splitting(Settings):
     )
 
     @property
+    def given(self) -> dict[str, str]:
+        """{scene: its split}, of the scenes that are named."""
+        return {**dict.fromkeys(self.val_scenes, "val"), **dict.fromkeys(self.test_scenes, "test")}
+
+    @property
     def fractions(self) -> dict[str, float]:
-        """{split: share}."""
+        """{split: share} of the splits that are chosen."""
         train = 1 - self.val_fraction - self.test_fraction
-        return {"train": train, "val": self.val_fraction, "test": self.test_fraction}
+        fractions = {"train": train, "val": self.val_fraction, "test": self.test_fraction}
+        return {name: share for name, share in fractions.items() if name not in self.given.values()}
+
+    def idle(self) -> dict[str, str]:
+        named = {"val_fraction": self.val_scenes, "test_fraction": self.test_scenes}
+        return {name: "the scenes of this split are named" for name, scenes in named.items() if scenes}
+
+    @model_validator(mode="after")
+    def _scenes_have_one_split(self) -> Self:
+        both = sorted(set(self.val_scenes) & set(self.test_scenes))
+        if both:
+            raise ValueError(f"{', '.join(both)} can't be in val_scenes and in test_scenes; leave it out of one")
+        return self
 
 
 @dataclass(frozen=True)
@@ -86,23 +106,27 @@ def split_pairs(table: pd.DataFrame, pictures: Sequence[Path], splitting: Splitt
     how = "named"
     if table["scene"].eq("").all():
         table, how = _detected(table, frames)
-    table = table.assign(timeline=table["scene"] if how == "named" else "")
-    _check_labels(table)
+    table = table.assign(timeline=table["scene"] if how == "named" else "", split=_given(table, splitting))
+    _check_labels(table[table["split"] == ""], "that are left to be split" if splitting.given else "")
+    _check_labels(table[table["split"] == "val"], "of val_scenes")
     plan = _search(table, splitting)
     check_split(plan.table)
     hashes = alike.perceptual_hashes(frames[plan.table["picture"].to_numpy()])
     splits = plan.table["split"].to_numpy(dtype=object)
     duplicates = alike.near_duplicates(hashes, splits, plan.table["id"].tolist(), most_bits=splitting.duplicate_bits)
     account = {
-        "scenes": {"how": how, "count": int(table["scene"].nunique()), "cut_into_blocks": plan.cut},
+        "scenes": {
+            "how": how, "count": int(table["scene"].nunique()), "cut_into_blocks": plan.cut,
+            **({"named_for_a_split": splitting.given} if splitting.given else {}),
+        },
         "counts": _counts(plan.table),
         "guard_frames": plan.guard,
         "frames_left_out": plan.dropped,
         "smallest_gap_frames": _smallest_gap(plan.table),
         "may_be_missing": [COMBINATIONS[number] for number in plan.waived],
         "near_duplicates": {"most_bits": splitting.duplicate_bits, **duplicates},
-    }
-    notes = (*_notes(account, plan, table), alike.sentence(duplicates, splitting.duplicate_bits))
+    }  # fmt: skip
+    notes = (*_notes(account, plan, table, splitting), alike.sentence(duplicates, splitting.duplicate_bits))
     result = plan.table.drop(columns=["combination", "picture", "time", "timeline"]).reset_index(drop=True)
     return Split(result, account, notes)
 
@@ -116,37 +140,53 @@ def _detected(table: pd.DataFrame, frames: npt.NDArray[np.uint8]) -> tuple[pd.Da
     return table.assign(scene=[f"scene {at + 1:02d}" for at in number.tolist()]), "detected"
 
 
-def _check_labels(table: pd.DataFrame) -> None:
-    for name in CLASSES:
+def _given(table: pd.DataFrame, splitting: Splitting) -> pd.Series[str]:
+    """The split of every row whose scene is named in the settings, '' of all others. Raises DataError."""
+    known = sorted(set(table["scene"]))
+    unknown = [scene for scene in splitting.given if scene not in known]
+    if unknown:
+        raise DataError(
+            f"there is no scene {listed([repr(scene) for scene in unknown])} for data.val_scenes or data.test_scenes",
+            hint=f"the scenes are {listed(known)}",
+        )
+    given = splitting.given
+    return pd.Series([given.get(scene, "") for scene in table["scene"]], index=table.index, dtype=object)
+
+
+def _check_labels(table: pd.DataFrame, which: str) -> None:
+    for name in CLASSES if len(table) else ():
         count = int(table[name].sum())
         if count in (0, len(table)):
             raise DataError(
-                f"{count} of {len(table)} pairs have {name}: there is nothing to learn about it",
+                f"{count} of {len(table)} pairs {which}{' ' if which else ''}have {name}: there is nothing to learn "
+                "about it",
                 hint=f"add pairs {'without' if count else 'with'} {name}",
             )
 
 
 def _search(table: pd.DataFrame, splitting: Splitting) -> _Plan:
-    """The split with the fewest cuts that has all that is needed on every side. Raises DataError."""
-    for waived in _waivers(table):
-        labels = _stand_ins(table, waived)
-        scarce = _scarce_scenes(table, labels)
+    """The split with the fewest cuts that has all that is needed on every chosen side. Raises DataError."""
+    free = table[table["split"] == ""]
+    for waived in _waivers(free, len(splitting.fractions)):
+        labels = _stand_ins(free, waived)
+        scarce = _scarce_scenes(free, labels, len(splitting.fractions))
         for pieces in _PIECES if scarce else (1,):
             plan = _try(table.assign(label=labels), scarce, pieces, splitting, waived)
             if plan is not None:
                 return plan
     raise DataError(
-        "fire and no fire, smoke and no smoke must each be in train, val and test, but the scenes don't allow it",
+        f"fire and no fire, smoke and no smoke must each be in {listed(list(splitting.fractions))}, "
+        "but the scenes don't allow it",
         hint="add pairs of other scenes, or name shorter scenes in scenes.csv",
         details=[
             f"{scene}: {len(rows)} pairs; "
             + ", ".join(f"{(rows['combination'] == number).sum()} {name}" for number, name in enumerate(COMBINATIONS))
-            for scene, rows in table.groupby("scene", sort=True)
+            for scene, rows in free.groupby("scene", sort=True)
         ],
     )
 
 
-def _waivers(table: pd.DataFrame) -> Iterator[list[int]]:
+def _waivers(table: pd.DataFrame, sides: int) -> Iterator[list[int]]:
     """Which combinations may be missing from a split: at first those with few pairs, then one rare one after the other.
 
     Never those without which a label would be missing.
@@ -155,7 +195,7 @@ def _waivers(table: pd.DataFrame) -> Iterator[list[int]]:
     scenes = table.groupby("combination")["scene"].nunique()
     waived: list[int] = []
     rare = [number for number in counts.sort_values(kind="stable").index if counts[number] < _RARE * len(table)]
-    hopeless = [number for number in rare if counts[number] < _FEW_ROWS and scenes[number] < len(SPLITS)]
+    hopeless = [number for number in rare if counts[number] < _FEW_ROWS and scenes[number] < sides]
     for number in hopeless:
         if _labels_whole(counts.index, [*waived, number]):
             waived.append(number)
@@ -180,10 +220,10 @@ def _stand_ins(table: pd.DataFrame, waived: Sequence[int]) -> pd.Series[int]:
     return table["combination"].replace(stand_in).astype(np.int64)
 
 
-def _scarce_scenes(table: pd.DataFrame, labels: pd.Series[int]) -> list[str]:
-    """The scenes that hold a combination which occurs in fewer scenes than there are splits."""
+def _scarce_scenes(table: pd.DataFrame, labels: pd.Series[int], sides: int) -> list[str]:
+    """The scenes that hold a combination which occurs in fewer scenes than there are sides to be chosen."""
     scenes = table["scene"].groupby(labels).agg(lambda names: sorted(set(names)))
-    return sorted({scene for names in scenes if len(names) < len(SPLITS) for scene in names})
+    return sorted({scene for names in scenes if len(names) < sides for scene in names})
 
 
 def _try(
@@ -196,16 +236,18 @@ def _try(
             if not len(block):
                 return None
             plan.table.loc[plan.table.index[block], "group"] = f"{scene} block {part:02d}"
+    free = plan.table["split"] == ""
     try:
-        plan.table["split"] = split_by_group(plan.table, fractions=splitting.fractions, seed=splitting.split_seed)
+        chosen = split_by_group(plan.table[free], fractions=splitting.fractions, seed=splitting.split_seed)
     except DataError:
         return None
+    plan.table.loc[free, "split"] = chosen
     sides = plan.table.groupby("scene")["split"].nunique()
     plan.cut = sides.index[sides > 1].tolist()
     plan.guard = _guard(plan.table, splitting.guard_frames)
     _leave_out(plan)
-    needed = set(table["label"])
-    if any(set(plan.table["label"][plan.table["split"] == split]) != needed for split in SPLITS):
+    needed = set(table["label"].dropna())
+    if any(set(plan.table["label"][plan.table["split"] == split]) != needed for split in splitting.fractions):
         return None
     names = plan.table["group"].where(plan.table["scene"].isin(plan.cut), plan.table["scene"])
     plan.table = plan.table.assign(scene=names, group=names).drop(columns="label")
@@ -270,7 +312,7 @@ def _counts(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _notes(account: dict[str, Any], plan: _Plan, table: pd.DataFrame) -> Iterator[str]:
+def _notes(account: dict[str, Any], plan: _Plan, table: pd.DataFrame, splitting: Splitting) -> Iterator[str]:
     how = account["scenes"]["how"]
     count = account["scenes"]["count"]
     yield {
@@ -278,15 +320,20 @@ def _notes(account: dict[str, Any], plan: _Plan, table: pd.DataFrame) -> Iterato
         "detected": f"no scenes are named: {count} were found where the pictures change at once",
         "none": "no scenes are named and the pictures show no boundaries: the split is by blocks of frames",
     }[how]
+    for split in ("val", "test"):
+        if named := [scene for scene, side in splitting.given.items() if side == split]:
+            yield f"named for {split}: {listed(named)}"
     if plan.cut and how != "none":
-        scenes = table.groupby("combination")["scene"].nunique().to_dict()
+        scenes = table[table["split"] == ""].groupby("combination")["scene"].nunique().to_dict()
+        sides = len(splitting.fractions)
         few = [
             name
             for number, name in enumerate(COMBINATIONS)
-            if 0 < scenes.get(number, 0) < len(SPLITS) and number not in plan.waived
+            if 0 < scenes.get(number, 0) < sides and number not in plan.waived
         ]
         yield (
-            f"{listed(few)} occurs in fewer than three scenes: {listed(plan.cut)} "
+            f"{listed(few)} occurs in fewer than {'three' if sides == len(SPLITS) else sides} scenes: "
+            f"{listed(plan.cut)} "
             f"{'is' if len(plan.cut) == 1 else 'are'} split inside, by blocks"
         )
     if plan.dropped:

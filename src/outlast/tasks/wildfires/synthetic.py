@@ -10,8 +10,12 @@ a camera of visible light, and easy with infrared: fires burn small, under trees
 roofs and cars have the colours of flames; burnt ground stays where fires are out; smoke drifts in from elsewhere. What
 makes infrared alone no oracle: rock, roofs and embers are warm too, and smoke does not show in it. How hot a place is,
 the visible picture tells in part: flames, glow and scorched crowns grow with the heat.
-Labels: fire where at least 3 pixels of flames are at FIRE_LEVEL or more in the thermal picture (embers are below),
-smoke where it covers a visible part of the frame; anything fainter is left out of the frame.
+What there is: fire where at least 3 pixels of flames are at FIRE_LEVEL or more in the thermal picture (embers are
+below), smoke where it covers a visible part of the frame; anything fainter is left out of the frame.
+What labels.csv says of it: the same, but for a share of labels that is noted wrongly, as happens to people who note
+what they see of a film: fires under trees are missed and red leaves taken for fires, smoke is seldom mistaken. A model
+of both pictures learns in spite of that what is there, and can teach it; a student that sees too little to tell a wrong
+label from a hidden fire learns them by heart. truth.csv has the right ones.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ that is made from the folder says that it is synthetic.
 FIRE_LEVEL = 165.0  # of 255 in the thermal picture
 _FEWEST_HOT = 3  # pixels
 _LEAST_SMOKE = 0.035  # mean opacity of the frame
+WRONG_LABELS = (0.15, 0.05)  # share of those of fire, and of smoke
+_NOTING = 1 << 12  # scenes from which on the streams of random numbers are those of the noting
 _MARGIN = 12  # pixels of land around what is seen
 _JPEG_QUALITY = 92
 RGB_NAME, IR_NAME = "254p RGB Images/254p RGB Frame ({}).jpg", "254p IR Images/254p IR Frame ({}).jpg"
@@ -44,10 +50,12 @@ RGB_NAME, IR_NAME = "254p RGB Images/254p RGB Frame ({}).jpg", "254p IR Images/2
 Array = np.ndarray
 
 
-def write(folder: Path, *, scenes: int = 12, frames: int = 32, size: int = 64, seed: int = 0) -> None:
-    """Write `scenes` x `frames` pairs of `size` x `size` pixels, labels.csv, scenes.csv and SYNTHETIC.txt.
+def write(
+    folder: Path, *, scenes: int = 12, frames: int = 32, size: int = 64, seed: int = 0, careful: bool = False
+) -> None:
+    """Write `scenes` x `frames` pairs of `size` x `size` pixels, labels.csv, scenes.csv, truth.csv and SYNTHETIC.txt.
 
-    Raises DataError if the folder holds anything already.
+    careful: no label is noted wrongly. Raises DataError if the folder holds anything already.
     """
     if scenes < 1 or frames < 1 or size < 32:
         raise DataError(f"a synthetic set needs a scene, a frame and 32 pixels, not {scenes}, {frames} and {size}")
@@ -58,19 +66,23 @@ def write(folder: Path, *, scenes: int = 12, frames: int = 32, size: int = 64, s
     for name in (RGB_NAME, IR_NAME):
         (folder / name).parent.mkdir()
     labels: list[tuple[str, ...]] = [("id", "rgb_frame", "ir_frame", "fire", "smoke")]
+    truth: list[tuple[str, ...]] = [("id", "fire", "smoke")]
     places = [("id", "scene")]
     for scene in range(scenes):
-        dice = Dice(seed, scene)
+        dice, noting = Dice(seed, scene), Dice(seed, _NOTING + scene)
         land = make_land(dice, frames, size)
         for frame in range(frames):
             number = str(scene * frames + frame + 1)
-            rgb, ir, fire, smoke = photograph(dice, land, frame, size)
+            rgb, ir, *there = photograph(dice, land, frame, size)
             names = RGB_NAME.format(number), IR_NAME.format(number)
             for name, picture in zip(names, (rgb, ir), strict=True):
                 Image.fromarray(picture).save(folder / name, "JPEG", quality=_JPEG_QUALITY)
-            labels.append((number, *(Path(name).name for name in names), str(int(fire)), str(int(smoke))))
+            slips = [noting.one(0, 1) < share and not careful for share in WRONG_LABELS]
+            noted = [label != slip for label, slip in zip(there, slips, strict=True)]
+            labels.append((number, *(Path(name).name for name in names), *(str(int(label)) for label in noted)))
+            truth.append((number, *(str(int(label)) for label in there)))
             places.append((number, f"flight {scene + 1:02d}"))
-    for name, rows in (("labels.csv", labels), ("scenes.csv", places)):
+    for name, rows in (("labels.csv", labels), ("truth.csv", truth), ("scenes.csv", places)):
         with (folder / name).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
 
