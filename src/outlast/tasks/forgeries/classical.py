@@ -36,7 +36,10 @@ class ClassicalSettings(Settings):
     keypoints: bool = Field(True, description="look for turned and scaled copies too; needs OpenCV: outlast[opencv]")
     mirrored: bool = Field(True, description="and for mirrored ones")
     most_keypoints: int = Field(6000, ge=100, description="of an image, the strongest")
-    least_evidence: float = Field(60.0, gt=0, description="in nats, from which a region is marked")
+    least_evidence: float = Field(30.0, gt=0, description="in nats, from which a region is marked")
+    least_information: float = Field(
+        40.0, gt=0, description="in nats, from which a region is marked that lies on one that is marked anyway"
+    )
 
 
 class Detection(NamedTuple):
@@ -59,7 +62,7 @@ def detect(image: UInt8, settings: ClassicalSettings) -> Detection:
     scale = min(1.0, settings.longest_side / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     small = _resized(image @ _LUMA, size)
-    regions = search(small, settings)
+    regions = linked(search(small, settings), size, settings)
     best = np.zeros(size, np.float32)
     for region in regions:
         for mask, (top, left) in ((region.source, region.source_at), (region.copy, region.copy_at)):
@@ -87,6 +90,32 @@ def search(grey: Float32, settings: ClassicalSettings) -> list[Region]:
         ):
             found += likeness.compare(image, moved, rows, columns)
     return found
+
+
+def linked(regions: list[Region], size: tuple[int, int], settings: ClassicalSettings) -> list[Region]:
+    """The regions, of which those that lie on a marked one have at least the evidence to be marked themselves.
+
+    Where something was copied once, a less certain copy of the same is no coincidence.
+    """
+    marked = np.zeros(size, bool)
+    for region in regions:
+        if region.evidence >= settings.least_evidence:
+            for mask, at in ((region.source, region.source_at), (region.copy, region.copy_at)):
+                marked[at[0] : at[0] + mask.shape[0], at[1] : at[1] + mask.shape[1]] |= mask
+
+    def lies_on_a_marked_one(region: Region) -> bool:
+        return any(
+            2 * likeness.overlap(mask, at, marked, (0, 0)) >= np.count_nonzero(mask)
+            for mask, at in ((region.source, region.source_at), (region.copy, region.copy_at))
+        )
+
+    least, enough = settings.least_evidence, settings.least_information
+    return [
+        region._replace(evidence=least)
+        if region.evidence < least and region.information >= enough and lies_on_a_marked_one(region)
+        else region
+        for region in regions
+    ]
 
 
 def _resized(plane: npt.NDArray[np.floating], size: tuple[int, int]) -> Float32:

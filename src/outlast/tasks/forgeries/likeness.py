@@ -5,7 +5,8 @@ only look alike do not: the change of brightness along their edges. Across an ed
 it only noise and fine structure are left, and these agree only in copies.
 Promises: deterministic; float32 images; single-threaded. The evidence is in nats: the mutual information of two
 Gaussian variables with the correlation found, -log(1 - r^2) / 2, summed over pixels (neighbours are not independent, so
-it is no probability, but it grows with area and likeness as one).
+it is no probability, but it grows with area and likeness as one). It counts only as far as the inner part of a region
+is alike throughout: windows of one house resemble each other here and there, a copy does everywhere.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ _WINDOW = 7  # pixels over which the correlation is computed
 _CORRELATED = 0.5  # from which a pixel is taken for a copy
 _AROUND = 20  # pixels around the matches that are compared
 _SMALLEST = 9  # pixels of a region
+_INNER = 0.3  # share of a region that lies furthest from its border; at the border windows see beyond the copy
+_LEAST_INNER = 0.85  # median correlation of the inner part, or it is no region
+_NARROW, _SURE = 5, 0.7  # the windows that say where a region ends, in pixels, and their correlation inside
+_UNLIKE, _ALIKE = 0.94, 0.965  # of the same: at the first nothing counts, from the second all
 _MOST_SHIFT = 2.0  # pixels by which the first guess may be corrected
 _STEPS = 4
 _MOST_OVERLAP = 0.15  # of a region with its own copy: what repeats itself overlaps, a copy lies elsewhere
@@ -38,9 +43,13 @@ class Prefiltered(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A region that was found twice: source and copy as masks with the place of their first pixel, and the evidence."""
+    """A region that was found twice: source and copy as masks with the place of their first pixel, and the evidence.
+
+    information: in nats, before it was judged by how alike the inner part is.
+    """
 
     evidence: float
+    information: float
     source: Mask
     source_at: tuple[int, int]
     copy: Mask
@@ -68,8 +77,8 @@ def compare(image: Prefiltered, moved: Similarity, rows: npt.ArrayLike, columns:
     matched[y - top, x - left] = True
     matched = _grown(matched, _WINDOW)
     moved, other, inside = _aligned(image, moved, part, matched, (top, left))
-    correlation = np.where(inside, _along_edges(part, other), 0)
-    return _regions(correlation, matched, moved, (top, left), (height, width))
+    wide, narrow = (np.where(inside, correlation, 0) for correlation in _along_edges(part, other))
+    return _regions(wide, narrow, matched, moved, (top, left), (height, width))
 
 
 def _aligned(
@@ -84,7 +93,7 @@ def _aligned(
     other, inside = _warped(image, moved, part.shape, at)
     for _ in range(_STEPS):
         detail = _detail(other)
-        down, across = (change[matched].astype(np.float64) for change in np.gradient(detail))
+        down, across = (np.asarray(change)[matched].astype(np.float64) for change in np.gradient(detail))
         error = (detail - wanted)[matched].astype(np.float64)
         normal = np.array([[down @ down, down @ across], [down @ across, across @ across]])
         normal += 1e-3 * len(error) * np.eye(2)
@@ -130,9 +139,9 @@ def _detail(part: Float32) -> Float32:
     return np.asarray(smooth - gaussian_filter(smooth, 2.5))
 
 
-def _along_edges(part: Float32, other: Float32) -> Float32:
-    """Correlation (h, w) in a window around each pixel of the changes along the edges of the first part."""
-    from scipy.ndimage import gaussian_filter, uniform_filter
+def _along_edges(part: Float32, other: Float32) -> tuple[Float32, Float32]:
+    """Correlation (h, w) of the changes along the edges of the first part, in wide and in narrow windows."""
+    from scipy.ndimage import gaussian_filter
 
     down, right = np.gradient(gaussian_filter(part, 0.7))
     other_down, other_right = np.gradient(gaussian_filter(other, 0.7))
@@ -144,17 +153,22 @@ def _along_edges(part: Float32, other: Float32) -> Float32:
     # Strong structure must not outweigh the rest of a window.
     level = 0.1 + np.sqrt(np.maximum(gaussian_filter(first * first, 2.0), gaussian_filter(second * second, 2.0)))
     first, second = first / level, second / level
+    return _correlation(first, second, _WINDOW), _correlation(first, second, _NARROW)
+
+
+def _correlation(first: Float32, second: Float32, window: int) -> Float32:
+    from scipy.ndimage import uniform_filter
+
     both, one, two = (
-        uniform_filter(product, _WINDOW, mode="constant")
-        for product in (first * second, first * first, second * second)
+        uniform_filter(product, window, mode="constant") for product in (first * second, first * first, second * second)
     )
     return np.asarray(both / np.sqrt(np.maximum(one * two, 1e-3)))
 
 
 def _regions(
-    correlation: Float32, matched: Mask, moved: Similarity, at: tuple[int, int], size: tuple[int, int]
+    correlation: Float32, narrow: Float32, matched: Mask, moved: Similarity, at: tuple[int, int], size: tuple[int, int]
 ) -> list[Region]:
-    from scipy.ndimage import label
+    from scipy.ndimage import binary_fill_holes, binary_opening, label
 
     labels, _ = label(correlation > _CORRELATED)
     found = []
@@ -162,13 +176,30 @@ def _regions(
         region = labels == number
         if np.count_nonzero(region) < _SMALLEST:
             continue
-        likeness = correlation[region].astype(np.float64).clip(0, 0.999)
-        source = _grown(region, _WINDOW - 2)
+        inner = _inner_likeness(correlation, region)
+        if inner < _LEAST_INNER:
+            continue
+        # Wide windows see the edge of a copy from outside; where it lies, narrow ones say better.
+        source = binary_fill_holes(binary_opening(region & (narrow > _SURE), np.ones((3, 3), bool)))
+        if not source.any():
+            continue
         copy, copy_at = _moved(source, at, moved, size)
-        if _overlap(source, at, copy, copy_at) <= _MOST_OVERLAP * np.count_nonzero(source):
-            evidence = float(-0.5 * np.log1p(-likeness * likeness).sum())
-            found.append(Region(evidence, source, at, copy, copy_at, moved))
+        if overlap(source, at, copy, copy_at) <= _MOST_OVERLAP * np.count_nonzero(source):
+            likeness = correlation[region].astype(np.float64).clip(0, 0.999)
+            nats = float(-0.5 * np.log1p(-likeness * likeness).sum())
+            share = min(1.0, max(0.0, (inner - _UNLIKE) / (_ALIKE - _UNLIKE)))
+            found.append(Region(share * share * nats, nats, source, at, copy, copy_at, moved))
     return found
+
+
+def _inner_likeness(correlation: Float32, region: Mask) -> float:
+    """The median correlation of the pixels that lie deepest in a region, its holes filled."""
+    from scipy.ndimage import binary_fill_holes, distance_transform_edt
+
+    filled = binary_fill_holes(region)
+    depth = distance_transform_edt(np.pad(filled, 1))[1:-1, 1:-1]
+    inner = filled & (depth >= np.quantile(depth[filled], 1 - _INNER))
+    return float(np.median(correlation[inner]))
 
 
 def _moved(mask: Mask, at: tuple[int, int], moved: Similarity, size: tuple[int, int]) -> tuple[Mask, tuple[int, int]]:
@@ -184,7 +215,7 @@ def _moved(mask: Mask, at: tuple[int, int], moved: Similarity, size: tuple[int, 
     return inside & mask[row.clip(0, mask.shape[0] - 1), column.clip(0, mask.shape[1] - 1)], (top, left)
 
 
-def _overlap(first: Mask, first_at: tuple[int, int], second: Mask, second_at: tuple[int, int]) -> int:
+def overlap(first: Mask, first_at: tuple[int, int], second: Mask, second_at: tuple[int, int]) -> int:
     """Pixels that two masks share."""
     top, left = max(first_at[0], second_at[0]), max(first_at[1], second_at[1])
     bottom = min(first_at[0] + first.shape[0], second_at[0] + second.shape[0])
