@@ -202,6 +202,7 @@ def cpu() -> LesionsConfig:
         sampling=Sampling(negatives_per_positive=None),
         loss=LesionsLoss(label_smoothing=0.05),
         views="dihedral",
+        ensemble=BoostingSettings(seeds=5, leaves=4, leaf_rows=20, l2=10.0),
         train=Training(epochs=30, warmup_fraction=0.05, ema_decay=0.98),
     )
 
