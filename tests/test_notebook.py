@@ -129,7 +129,30 @@ def test_what_a_process_writes_is_taken_apart():
             said += listener.feed(text[start : start + size])
             lines.add(listener.line)
         assert said == ["first", "second", "third"] and listener.line == "bar 3/3"
-        assert not any("\x1b" in line for line in lines if size > 3)
+        assert not any("\x1b" in line for line in lines)
+
+
+def test_the_progress_line_is_rewritten_and_not_more_often_than_a_notebook_bears(monkeypatch):
+    from types import SimpleNamespace
+
+    from outlast.notebook import screen
+
+    updates, now = [], [100.0]
+    handle = SimpleNamespace(update=updates.append)
+    shown = SimpleNamespace(HTML=lambda text: text, display=lambda *what, **how: handle)
+    monkeypatch.setattr(screen, "display", lambda: shown)
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    with screen.Screen("outlast train <task>") as one:
+        for number in range(100):
+            now[0] += 0.02
+            one.progress(f"epoch 1/3 {number}/100")
+        assert 2 <= len(updates) <= 4
+        assert "epoch 1/3 99/100" not in updates[-1]
+        now[0] += 1
+        one.redraw()
+        assert "epoch 1/3 99/100" in updates[-1] and "epoch 1/3 98/100" not in updates[-1]
+        one.say("finished")
+    assert "finished" in updates[-1] and "99/100" not in updates[-1] and "&lt;task&gt;" in updates[-1]
 
 
 def test_without_a_notebook_it_says_what_to_call(monkeypatch):

@@ -99,10 +99,11 @@ def test_a_version_is_never_made_without_a_file_that_could_not_be_uploaded(kaggl
 
 
 def test_files_that_kaggle_cannot_process_are_an_error_and_the_next_version_is_taken(kaggle, files):
-    kaggle_datasets.publish(files, REF, "My files", "one")
-    kaggle.store.fail_processing = 1
-    with pytest.raises(RunError, match="could not process"):
-        kaggle_datasets.publish(files, REF, "My files", "two")
+    for version in (1, 3):  # also the first one
+        kaggle.store.fail_processing = 1
+        with pytest.raises(RunError, match="could not process"):
+            kaggle_datasets.publish(files, REF, "My files", "bad")
+        assert kaggle_datasets.publish(files, REF, "My files", "good") == version + 1
 
 
 def test_a_download_that_breaks_off_is_whole_in_the_end(kaggle, client, files, tmp_path):

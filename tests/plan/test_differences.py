@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from outlast.base.files import write_manifest
 from outlast.loop.trace import TracedStep, sample_hashes
 from outlast.plan.differences import compare_runs
 from outlast.plan.traces import first_parting, repeated
@@ -36,6 +37,7 @@ def runs(tmp_path):
         (run / "train" / "metrics.jsonl").write_text('{"step": 3, "loss": 0.25}\n{"step": 6, "loss": 0.125}\n')
         (run / "scores" / "metrics.json").write_text(json.dumps({"accuracy": 0.5, "predict_seconds": seconds}))
         (run / "scores" / "table.csv").write_text(f"a,b,milliseconds\n1,2,{seconds}\n")
+        write_manifest(run / "scores", {"stage": "scores"})
         (run / "run.json").write_text(json.dumps({"task": "toy", "config_hash": "1", "created": seconds}))
         (run / "report.html").write_text(f"{seconds}")
         save_file({"logits": torch.tensor([[1.0, -2.0], [3.0, 4.0]])}, run / "scores" / "part-00000.safetensors")
@@ -49,8 +51,16 @@ def compared(runs):
 def test_runs_that_differ_in_times_alone_are_equal(runs):
     comparison = compare_runs(*runs, STAGES)
     assert comparison.differences == []
-    assert comparison.files == 6
+    assert comparison.files == 7
     assert comparison.tensors == 4
+
+
+def test_a_manifest_that_names_other_files_is_a_difference(runs):
+    path = runs[1] / "scores" / "manifest.json"
+    known = json.loads(path.read_text())
+    assert list(known["files"]) == ["metrics.json", "table.csv"]
+    path.write_text(json.dumps({**known, "files": {"metrics.json": known["files"]["metrics.json"]}}))
+    assert [found.what for found in compared(runs)] == ["files"]
 
 
 def test_a_cell_of_a_table_that_is_no_time_is_compared(runs):

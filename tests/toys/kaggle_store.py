@@ -49,14 +49,11 @@ class Dataset:
     private: bool
     versions: list[Version] = field(default_factory=list)
 
-    def ready(self):
-        """How many versions are there to be downloaded, counted from the first."""
-        now, count = time.time(), 0
-        for version in self.versions:
-            if version.failed or version.ready_at > now:
-                break
-            count += 1
-        return count
+    def ready(self, number=None):
+        """The number of the newest version that can be downloaded (or whether this one can); 0 if there is none."""
+        numbers = range(1, len(self.versions) + 1) if number is None else [number]
+        good = [n for n in numbers if (v := self.versions[n - 1]).ready_at <= time.time() and not v.failed]
+        return max(good, default=0)
 
 
 class Store:
@@ -126,10 +123,11 @@ class Store:
     def version(self, ref, number=None):
         """A version that is ready; without a number the newest one of these."""
         dataset = self.dataset(ref)
-        ready = dataset.ready()
-        number = ready if number is None else number
-        if not 1 <= number <= ready:
-            raise Refused(403 if number <= len(dataset.versions) and number else 404, "not processed yet, or none")
+        number = dataset.ready() if number is None else number
+        if not 1 <= number <= len(dataset.versions):
+            raise Refused(404, "no such version")
+        if not dataset.ready(number):
+            raise Refused(403, "it is not processed")
         return dataset.versions[number - 1]
 
     def _version(self, files, directories, notes):

@@ -24,10 +24,10 @@ class Listener:
     def feed(self, data: bytes) -> list[str]:
         """The sentences that ended in these bytes."""
         *whole, self._unfinished = (self._unfinished + self._decoder.decode(data)).split("\n")
-        self.line = self._unfinished.rpartition(REWRITE)[2].strip("\r")
-        if REWRITE in self._unfinished:
-            self._unfinished = REWRITE + self.line
-        return [sentence for text in whole if (sentence := text.rpartition(REWRITE)[2].strip("\r"))]
+        _, rewritten, last = self._unfinished.rpartition(REWRITE)
+        self._unfinished = rewritten + last  # what stood there before is gone
+        self.line = last.partition("\r")[0] if rewritten else ""
+        return [sentence for text in whole if (sentence := text.rpartition(REWRITE)[2].rstrip("\r"))]
 
 
 def pieces(stream: IO[bytes]) -> Iterator[bytes]:

@@ -48,7 +48,7 @@ def publish(folder: Path, ref: str, title: str, notes: str) -> int:
     Raises RunError: Kaggle refuses, or can't process the files.
     """
     before = wait_until_ready(ref)
-    call, arguments = ("dataset_version", {"notes": notes}) if before.version else ("dataset_create", {})
+    call, arguments = ("dataset_version", {"notes": notes}) if before.state != "missing" else ("dataset_create", {})
     with tempfile.TemporaryDirectory(prefix="outlast-kaggle-") as own:  # the clients remember half uploads by path
         staged = Path(own) / "files"
         _stage(folder, staged)

@@ -23,7 +23,7 @@ from outlast.model.copy_move_decoder import Decoder
 from outlast.model.copy_move_matches import Found, Grid
 from outlast.model.copy_move_settings import PLAIN, CopyMoveSettings
 from outlast.model.correlation import Matches, self_correlation
-from outlast.model.descriptors import cosine_kernels, described, windows_inside
+from outlast.model.descriptors import cosine_kernels, described, whitened, windows, windows_inside
 
 STRIDE = 4  # pixels of a position of the plain tokens
 FLOW = 4  # pixels of a position of the flow
@@ -62,7 +62,7 @@ class CopyMove(nn.Module):
             )
             self.project = nn.Conv2d(self.backbone.channels, settings.tokens, 1)
             tokens += settings.tokens + 2 * settings.top
-        self.decoder = Decoder(3 * settings.kept + 4, tokens, 3 + 3, settings.width, settings.stem)
+        self.decoder = Decoder(4 * settings.kept + 4, tokens, 3 + 3, settings.width, settings.stem)
         self.scale = nn.Parameter(torch.ones(()))
         self.bias = nn.Parameter(torch.zeros(()))
 
@@ -109,29 +109,38 @@ class CopyMove(nn.Module):
     @torch.no_grad()
     def _cues(self, pixels: Tensor, valid: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cues (B, c, H/2, W/2) of exact matches, the stem's input (B, 6, H, W), and the flow."""
-        found, norms = self._exact_matches(pixels, valid, offsets)
-        near = matches.support(found, reach=3, step=1, tolerance=1)
+        found, fine, norms = self._exact_matches(pixels, valid, offsets)
+        near = matches.support(fine, reach=3, step=1, tolerance=1)
         wide = matches.support(found, reach=2, step=3, tolerance=2)
-        strength = near * found.similarities.clamp(min=0)
-        leading, strongest = matches.leading(found, strength, _LEAD)
-        cues = [found.similarities.clamp(min=-1), near, wide, strongest[:, None], (1 + norms).log()[:, None]]
+        leading, strongest = matches.leading(found, near, _LEAD)
+        cues = [
+            found.similarities.clamp(min=-1),
+            fine.similarities.clamp(min=-1),
+            near,
+            wide,
+            strongest[:, None],
+            (1 + norms).log()[:, None],
+        ]
         cues += [(found.similarities[:, :1] > matches.NONE).float(), wide.amax(dim=1, keepdim=True)]
         stem = [pixels - 0.5, *_differences(pixels, valid, leading, strongest)]
         flow = torch.cat((leading.permute(0, 3, 1, 2).to(strongest.dtype), strongest[:, None]), dim=1)
         return torch.cat(cues, dim=1), torch.cat(stem, dim=1), flow[:, :, ::2, ::2]
 
-    def _exact_matches(self, pixels: Tensor, valid: Tensor, offsets: Tensor) -> tuple[Found, Tensor]:
-        """Matches at half resolution, and the norms (B, H/2, W/2) of the descriptors there."""
+    def _exact_matches(self, pixels: Tensor, valid: Tensor, offsets: Tensor) -> tuple[Found, Found, Tensor]:
+        """Matches at half resolution, the same by how alike their fine texture is, and the descriptors' norms there."""
         wanted = self.settings
         descriptors, norms = described(pixels, self.exact)
-        inside = windows_inside(valid, _EXACT_WINDOW)
-        size = (pixels.shape[-2], pixels.shape[-1])
-        flat = descriptors.flatten(2).transpose(1, 2).contiguous()
-        coarse = Grid(flat, inside.flatten(1), *size, wanted.radius, STRIDE)
+        texture = windows(whitened(pixels, valid), _EXACT_WINDOW)
+        both = torch.cat((descriptors, texture), dim=1) * math.sqrt(0.5)
+        inside = windows_inside(valid, _EXACT_WINDOW).flatten(1)
+        coarse = Grid(_flat(both), inside, pixels.shape[-2], pixels.shape[-1], wanted.radius, STRIDE)
         in_pixels = offsets.permute(0, 1, 3, 4, 2) * STRIDE
         found = matches.refined(coarse, in_pixels, wanted.kept, wanted.refine)
         grid = coarse._replace(stride=2)
-        return matches.finer(grid, found, wanted.kept), norms[:, 1::2, 1::2]
+        found = matches.finer(grid, found, wanted.kept)
+        alike = matches.similarities(grid._replace(descriptors=_flat(texture)), found.offsets)
+        fine = Found(found.offsets, torch.where(found.similarities > matches.NONE, alike, matches.NONE))
+        return found, fine, norms[:, 1::2, 1::2]
 
     def train(self, mode: bool = True) -> Any:
         """A frozen backbone stays as it is when it evaluates."""
@@ -139,6 +148,10 @@ class CopyMove(nn.Module):
         if self.backbone is not None:
             self.backbone.keep_frozen()
         return self
+
+
+def _flat(planes_BCHW: Tensor) -> Tensor:
+    return planes_BCHW.flatten(2).transpose(1, 2).contiguous()
 
 
 def _all_valid(valid: Tensor, side: int, stride: int, padding: int) -> Tensor:

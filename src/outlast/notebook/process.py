@@ -15,7 +15,7 @@ from typing import Any
 
 from outlast.base.listen import Listener, pieces
 from outlast.base.log import TERMINAL
-from outlast.errors import OutlastError, TrainingError
+from outlast.errors import OutlastError, RunError, TrainingError
 from outlast.notebook.screen import Screen
 from outlast.plan import launch
 
@@ -31,14 +31,17 @@ def run(words: Sequence[str], shown: Screen) -> dict[str, Any]:
     with _started([sys.executable, "-m", "outlast", *words]) as process:
         said: queue.Queue[bytes | None] = queue.Queue()
         printed: list[bytes] = []
-        for read in (lambda: _read(process, said), lambda: _keep(process, printed)):
-            threading.Thread(target=read, daemon=True).start()
+        readers = [
+            threading.Thread(target=_read, args=(process, said), daemon=True),
+            threading.Thread(target=_keep, args=(process, printed), daemon=True),
+        ]
+        for reader in readers:
+            reader.start()
         listener, asked = Listener(), False
         while True:
             try:
                 data = said.get(timeout=_LOOK_SECONDS)
                 if data is None:
-                    process.wait()
                     break
                 for sentence in listener.feed(data):
                     shown.say(sentence)
@@ -51,6 +54,10 @@ def run(words: Sequence[str], shown: Screen) -> dict[str, Any]:
                 asked = True
                 shown.say("interrupted: saving and stopping; interrupt once more to end it at once")
                 process.send_signal(signal.SIGINT)
+        process.wait()
+        readers[1].join()
+        if asked and not any(printed):
+            raise RunError("interrupted before the training had begun; nothing is lost", hint="run the cell again")
         return _result(process.returncode, b"".join(printed), shown)
 
 

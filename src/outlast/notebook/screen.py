@@ -121,23 +121,22 @@ def page(path: Path) -> None:
 def link(path: Path, *, now: bool = False) -> None:
     """A link that downloads a file, for the place where the notebook is shown; now: at once, where that is possible."""
     shown, size = display(), path.stat().st_size
+    in_words = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
     if "google.colab" in sys.modules:  # its pages can't reach the machine's files by a link
         if now:
             sys.modules["google.colab"].files.download(str(path))
             return
-        note(
-            f"{path} ({size / 1e6:.1f} MB) is brought to your computer by", f"outlast.notebook.download({str(path)!r})"
-        )
+        note(f"{path} ({in_words}) is brought to your computer by", f"outlast.notebook.download({str(path)!r})")
         return
     name = html.escape(path.name)
     beside = os.path.relpath(path)
-    links = (
-        [] if beside.startswith("..") else [f"<a href='{html.escape(beside, quote=True)}' target='_blank'>{name}</a>"]
-    )
+    links = []
+    if not beside.startswith(".."):
+        links.append(f"<a href='{html.escape(beside, quote=True)}' target='_blank'>{name}</a>")
     if size <= _EMBEDDED_BYTES:
         data = base64.b64encode(path.read_bytes()).decode()
-        links.append(f"<a download='{name}' href='data:application/octet-stream;base64,{data}'>download {name}</a>")
+        links.append(
+            f"<a download='{name}' href='data:application/octet-stream;base64,{data}'>the copy in this page</a>"
+        )
     where = " or ".join(links) or "too large for a link"
-    shown.display(
-        shown.HTML(f"<p>best weights, {size / 1e6:.1f} MB: {where}<br><code>{html.escape(str(path))}</code></p>")
-    )
+    shown.display(shown.HTML(f"<p>{in_words}: {where}<br><code>{html.escape(str(path))}</code></p>"))

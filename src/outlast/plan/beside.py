@@ -240,7 +240,7 @@ class _Hall:
             return
         code = worker.process.wait()
         name = signal.Signals(-code).name if code < 0 else None
-        if worker.stage is None or (name is not None and name == self.signalled):
+        if worker.stage is None or (name == "SIGTERM" and self.signalled is not None):
             self._leave(worker)  # a signal that came before it listened: nothing was begun
             self._dismiss(worker)
             return
@@ -274,7 +274,7 @@ class _Hall:
         self.signalled = self.reason = reason
         for worker in self.workers:
             if worker.process.poll() is None:
-                worker.process.send_signal(signal.Signals[reason])
+                worker.process.terminate()  # whatever came here: one that does not listen yet ends without a word
 
     def _close(self, worker: _Worker) -> None:
         launch.kill(worker.process)

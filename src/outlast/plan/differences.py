@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from outlast.base.files import MANIFEST
 from outlast.errors import OutlastError
 from outlast.plan import ledger, record
 from outlast.save import store
@@ -193,9 +194,17 @@ def _stage(data: bytes) -> Any:
     return {**values, "outputs": sorted(values["outputs"]), "result": result}
 
 
+def _manifest(data: bytes) -> Any:
+    """A folder's manifest: its files are compared themselves, so that their names are enough here."""
+    values = _timeless(json.loads(data))
+    values.pop("sha256", None)
+    return {**values, "files": sorted(values["files"])}
+
+
 _READERS: dict[str, Callable[[bytes], Any]] = {
     record.NAME: _run,
     ledger.RECORD: _stage,
+    MANIFEST: _manifest,
     ".json": _json,
     ".jsonl": _lines,
     ".csv": _table,

@@ -47,7 +47,7 @@ def read(folder: Path) -> dict[str, Any]:
     """The sweep's record with the scores of its cells.
 
     Adds to each cell "measures" ({name: value}, empty unless it is finished) and "fallbacks", and to the whole
-    "measures" (all names), "shown" (those that the task's trainings go by), "rows" (a dict per combination) and
+    "measures" (all names, those that are shown first), "shown" (those that the task's trainings go by), "rows" (a dict per combination) and
     "synthetic".
     """
     record = load(folder)
@@ -69,7 +69,8 @@ def read(folder: Path) -> dict[str, Any]:
         cells.append({**cell, "measures": found, "fallbacks": fallbacks})
     shown = [*main][:MOST_SHOWN] or [*names][:MOST_SHOWN]
     rows = list(_rows(cells, record.get("over"), [*names]))
-    return {**record, "cells": cells, "measures": [*names], "shown": shown, "rows": rows, "synthetic": synthetic}
+    ordered = [*dict.fromkeys((*shown, *names))]
+    return {**record, "cells": cells, "measures": ordered, "shown": shown, "rows": rows, "synthetic": synthetic}
 
 
 def _measures(run: Collected) -> dict[str, float]:

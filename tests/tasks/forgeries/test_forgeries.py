@@ -41,7 +41,7 @@ def config(*overrides):
 
 
 def stage_config(*overrides):
-    return TASK.stages(config(*overrides))[0].config
+    return {stage.name: stage for stage in TASK.stages(config(*overrides))}["network"].config
 
 
 def canvases(images, instances=None, side=128):

@@ -163,6 +163,7 @@ def test_a_missing_checkpoint_of_a_fold_is_named(run, data, tmp_path):
 
 def test_a_quick_test_is_a_run_of_its_own_and_neither_goes_on_with_the_other(run, data, tmp_path):
     quick = ["quick.enabled=true", "quick.epochs=3", "quick.rows=40", "train.learning_rate=1e-8"]
+    quick += ["loading.workers=2", "loading.cache_gigabytes=0"]  # both processes read the HDF5 file themselves
     out = tmp_path / "quick"
     result = train(data, out, *quick)
     assert result["status"] == "finished"

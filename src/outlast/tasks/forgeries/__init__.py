@@ -33,16 +33,17 @@ _OUTPUTS = ("map", "score", "flow")
 
 
 def stages(config: ForgeriesConfig) -> Sequence[Stage]:
-    """network -> maps; classical; then calibrate (on val) -> scores (on test)."""
+    """classical; network -> maps; then calibrate (on val) -> scores (on test)."""
     judged = Rows(values=("val", "test"))
     needs = (MAPS, CLASSICAL)
     return (
-        Train(NETWORK, forgeries.LEARNER, _part(config, StageConfig)),
-        Predict(MAPS, (NETWORK,), judged, outputs=_OUTPUTS, together=use.members_together),
+        # First: it needs no GPU and no training, and says at once if what it needs is not installed.
         Call(
             CLASSICAL, match, _part(config, MatchConfig), learner=forgeries.LEARNER,
             makes=("classical.npz", "scores.json"),
         ),
+        Train(NETWORK, forgeries.LEARNER, _part(config, StageConfig)),
+        Predict(MAPS, (NETWORK,), judged, outputs=_OUTPUTS, together=use.members_together),
         Call(CALIBRATE, calibrate_models, config, learner=forgeries.LEARNER, needs=needs, makes=(CALIBRATION,)),
         Call(
             SCORES, score, config, learner=forgeries.LEARNER, needs=(*needs, CALIBRATE),

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from outlast.config.schema import Settings, TaskConfig, Training
 from outlast.model.copy_move_settings import CopyMoveSettings
+from outlast.tasks.forgeries.classical import ClassicalSettings
 from outlast.tasks.forgeries.composer import Composition
 
 Choice = Literal["network", "classical", "fusion"]
@@ -61,6 +62,7 @@ class ForgeriesConfig(TaskConfig):
     data: ForgeriesData = ForgeriesData()
     model: CopyMoveSettings = CopyMoveSettings()
     loss: ForgeryLoss = ForgeryLoss()
+    classical: ClassicalSettings = ClassicalSettings()
     decision: Decision = Decision()
     tta: Tta = Field("none", description="turned and mirrored views that are averaged when predicting")
 
@@ -78,6 +80,7 @@ class MatchConfig(TaskConfig):
     """What the classical baseline depends on."""
 
     data: ForgeriesData = ForgeriesData()
+    classical: ClassicalSettings = ClassicalSettings()
 
 
 def smoke() -> ForgeriesConfig:

@@ -7,13 +7,14 @@ Promises: test images have no part in any choice; the models are scored on the s
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from outlast.base.files import read_json, write_json
+from outlast.base.files import read_json, write_bytes, write_json
 from outlast.base.log import Progress, say
 from outlast.data.readers import read_image
 from outlast.data.shards import read_shards
@@ -24,6 +25,7 @@ from outlast.task import Work
 from outlast.tasks.forgeries import pictures, samples
 from outlast.tasks.forgeries.baseline import classical
 from outlast.tasks.forgeries.calibration import WEIGHTS, Case, calibrate, scored, summary
+from outlast.tasks.forgeries.classical import ClassicalSettings
 from outlast.tasks.forgeries.evidence import Evidence, Rule, regions, together
 from outlast.tasks.forgeries.judge import image_auc
 from outlast.tasks.forgeries.truth import read_masks
@@ -34,19 +36,37 @@ _EXAMPLES = 6
 
 
 def match(work: Work) -> Mapping[str, Any]:
-    """Write what the classical baseline finds in each image of val and test: classical.npz."""
+    """Write what the classical baseline finds in each image of val and test: classical.npz, scores.json.
+
+    Image by image: a session that ends in between costs the image that was being searched.
+    """
     examples = _examples(work)
     rows = examples.table[examples.table["split"].isin(("val", "test"))].to_dict("records")
-    maps, scores = {}, {}
-    with Progress("matching keypoints", len(rows)) as progress:
+    maps: dict[str, np.ndarray] = {}
+    scores: dict[str, float] = {}
+    with Progress("matching images with themselves", len(rows)) as progress:
         for number, row in enumerate(rows):
-            found = classical(read_image(examples.root / row["image"]), work.config.data.side)
-            maps[f"map/{row['id']}"] = (found.map * 255 + 0.5).astype(np.uint8)
-            scores[row["id"]] = found.score
+            unit = work.kept / f"{number:06d}.npz"
+            if not unit.is_file():
+                _match_one(examples.root / row["image"], work.config.classical, unit)
+                work.pause()
+            with np.load(unit, allow_pickle=False) as found:
+                maps[f"map/{row['id']}"], scores[row["id"]] = found["map"], float(found["score"])
             progress.update(number + 1)
-    np.savez_compressed(work.out / "classical.npz", allow_pickle=False, **maps)
+    write_bytes(work.out / "classical.npz", _npz(maps))
     write_json(work.out / "scores.json", scores)
     return {"images": len(rows)}
+
+
+def _match_one(image: Path, settings: ClassicalSettings, unit: Path) -> None:
+    found = classical(read_image(image), settings)
+    write_bytes(unit, _npz({"map": (found.map * 255 + 0.5).astype(np.uint8), "score": np.array(found.score)}))
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
 
 
 def calibrate_models(work: Work) -> Mapping[str, Any]:
@@ -57,7 +77,10 @@ def calibrate_models(work: Work) -> Mapping[str, Any]:
     for name in WEIGHTS:
         rule, held_out = calibrate(cases, name, decision.minimum_area, decision.folds)
         models[name] = {**rule.as_json(), "held_out_of1": held_out}
-    write_json(work.out / CALIBRATION, {"model": decision.model, "images": len(cases), "models": models})
+    write_json(work.out / CALIBRATION, {
+        "model": decision.model, "images": len(cases), "models": models,
+        "classical": work.config.classical.model_dump(mode="json"),
+    })  # fmt: skip
     chosen = models[decision.model]
     told = chosen["held_out_of1"]
     say(
@@ -70,7 +93,7 @@ def score(work: Work) -> Mapping[str, Any]:
     """Write metrics.json and models.json of the test images, and pictures of some of them."""
     found = list(_cases(work, "test"))
     cases = [case for case, _ in found]
-    rules, chosen = rules_of(work.inputs[CALIBRATE])
+    rules, chosen, _ = rules_of(work.inputs[CALIBRATE])
     if not cases:
         raise RunError("the test split holds no image", hint="give more scenes, so that each split gets some")
     by_model = {name: scored(cases, rule) for name, rule in rules.items()}
@@ -92,8 +115,16 @@ def score(work: Work) -> Mapping[str, Any]:
     return {"model": chosen, **metrics[chosen]}
 
 
-def rules_of(folder: Path) -> tuple[dict[str, Rule], str]:
-    """The rule of each model, and which one decides, from the folder of the stage `calibrate`. Raises RunError."""
+class Rules(NamedTuple):
+    """The rule of each model, which of them decides, and the settings of the classical baseline."""
+
+    models: dict[str, Rule]
+    chosen: str
+    classical: ClassicalSettings
+
+
+def rules_of(folder: Path) -> Rules:
+    """What the stage `calibrate` wrote into its folder. Raises RunError."""
     path = folder / CALIBRATION
     if not path.is_file():
         raise RunError(
@@ -102,7 +133,8 @@ def rules_of(folder: Path) -> tuple[dict[str, Rule], str]:
         )
     known = read_json(path)
     fields = tuple(Rule.__dataclass_fields__)
-    return {name: Rule(**{key: one[key] for key in fields}) for name, one in known["models"].items()}, known["model"]
+    models = {name: Rule(**{key: one[key] for key in fields}) for name, one in known["models"].items()}
+    return Rules(models, known["model"], ClassicalSettings.model_validate(known["classical"]))
 
 
 def _examples(work: Work) -> Examples:

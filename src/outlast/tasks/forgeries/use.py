@@ -20,9 +20,9 @@ from outlast.tasks.forgeries import pictures, samples, views
 from outlast.tasks.forgeries.baseline import classical
 from outlast.tasks.forgeries.calibration import Case, scored, summary
 from outlast.tasks.forgeries.config import StageConfig
-from outlast.tasks.forgeries.evidence import Evidence, Rule, decided, together
+from outlast.tasks.forgeries.evidence import Evidence, decided, together
 from outlast.tasks.forgeries.layout import SMALLEST_SIDE
-from outlast.tasks.forgeries.scores import CALIBRATE, rules_of, truth_of
+from outlast.tasks.forgeries.scores import CALIBRATE, Rules, rules_of, truth_of
 from outlast.tasks.forgeries.submission import write_submission
 
 Batch = dict[str, Tensor]
@@ -35,7 +35,7 @@ def members_together(config: StageConfig, members: Sequence[Member], batch: Batc
 
 def judge(judged: Judged) -> dict[str, Any]:
     """pixel_f1, image_auc and of1 of the model that decides; those of all three models under "models"."""
-    rules, chosen = rules_of(judged.run / CALIBRATE)
+    rules, chosen, matching = rules_of(judged.run / CALIBRATE)
     found: dict[str, dict[str, list[float]]] = {name: {} for name in rules}
     cases: list[Case] = []
     rows = judged.examples.table.to_dict("records")
@@ -43,7 +43,7 @@ def judge(judged: Judged) -> dict[str, Any]:
         for number, row in enumerate(rows):
             image = read_image(judged.examples.root / row["image"])
             network = network_says(judged.config, judged.members, image, judged.device)
-            other = classical(image, judged.config.data.side)
+            other = classical(image, matching)
             case = Case(network, other, truth_of(judged.examples.root, row), str(row["group"]))
             for name, rule in rules.items():
                 for metric, values in scored([case], rule).items():
@@ -61,26 +61,26 @@ def scenes(asked: Scenes) -> pd.DataFrame:
     pixels that are marked, its picture. Raises DataError for what can't be read, or two images of one name.
     """
     files = _images(asked.files)
-    rules, chosen = rules_of(asked.run / CALIBRATE)
+    rules = rules_of(asked.run / CALIBRATE)
+    rule = rules.models[rules.chosen]
     asked.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    write_submission(asked.out / "submission.csv", _decisions(asked, files, rules[chosen], rows))
-    write_json(
-        asked.out / "provenance.json", {**asked.provenance, "rule": {"model": chosen, **rules[chosen].as_json()}}
-    )
+    write_submission(asked.out / "submission.csv", _decisions(asked, files, rules, rows))
+    write_json(asked.out / "provenance.json", {**asked.provenance, "rule": {"model": rules.chosen, **rule.as_json()}})
     return pd.DataFrame(rows)
 
 
 def _decisions(
-    asked: Scenes, files: Sequence[Path], rule: Rule, rows: list[dict[str, Any]]
+    asked: Scenes, files: Sequence[Path], rules: Rules, rows: list[dict[str, Any]]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The case_id and the instances of each image; writes its picture and adds its row on the way."""
+    rule = rules.models[rules.chosen]
     with Progress("predicting images", len(files)) as progress:
         for number, file in enumerate(files):
             image = _large_enough(file)
             network = network_says(asked.config, asked.members, image, asked.device)
             assert network.flow is not None
-            evidence = together(network, classical(image, asked.config.data.side), rule.weight)
+            evidence = together(network, classical(image, rules.classical), rule.weight)
             instances = decided(evidence, rule)
             mask = np.asarray(instances.any(axis=0))
             size = samples.fitted(image.shape[0], image.shape[1], asked.config.data.side)

@@ -113,7 +113,8 @@ def smoke() -> WildfiresConfig:
 def cpu() -> WildfiresConfig:
     """At most 15 minutes on two cores: small images, a narrow student, and a teacher of half a million parameters.
 
-    A larger teacher learns the wrong labels of a few hundred pairs by heart; timm made this one for tests. The rate falls by plan, and patience is long: a few dozen validation pairs stand still or jump by chance.
+    A larger teacher learns the wrong labels of a few hundred pairs by heart; timm made this one for tests. The rate
+    falls by plan, and patience is long: the score of a few dozen validation pairs stands still or jumps by chance.
     """
     return WildfiresConfig(
         data=WildfiresData(image_size=64, epoch_pairs=1024),
