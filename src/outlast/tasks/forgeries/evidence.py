@@ -42,8 +42,8 @@ class Rule:
 
     weight: share of the classical baseline in the map, 0 (the network alone) to 1. score_weight: in the score: which of
     the two says best where something is need not be the one that says best whether. threshold: of the map.
-    minimum_area: of a region in pixels. authentic: an image whose score is below it is authentic, whatever its map says. separate: regions
-    that do not match each other are several instances; otherwise all of an image are one.
+    minimum_area: of a region in pixels. authentic: an image whose score is below it is authentic, whatever its map
+    says. separate: regions that do not match each other are several instances; otherwise all of an image are one.
     """
 
     weight: float
