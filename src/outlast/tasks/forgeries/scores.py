@@ -221,7 +221,7 @@ def _draw(work: Work, cases: Sequence[Case], rule: Rule) -> None:
         flow = case.network.flow
         assert flow is not None
         image = read_image(_examples(work).root / row["image"])
-        truth = case.truth.any(axis=0) if case.forged else None
+        truth = np.asarray(case.truth.any(axis=0)) if case.forged else None
         arrows = pictures.arrows(flow, mask, row["size"])
         shown.append(pictures.Shown(str(row["id"]), image, mask, arrows, flow[2], evidence.score, truth))
     pictures.write_examples(work.out / "examples.png", sorted(shown, key=lambda one: one.truth is None))
