@@ -123,6 +123,8 @@ def test_values_that_are_not_finite_are_errors(tmp_path):
 
     finding = only(samples.not_finite, reading(tmp_path, change))
     assert finding.severity == "error" and finding.evidence == "image-011 (2 values)"
+    assert severities(samples.not_finite, reading(tmp_path, change, facts={"gaps": ["image"]})) == []
+    assert severities(samples.not_finite, reading(tmp_path, change, facts={"gaps": ["other"]})) == ["error"]
 
 
 def test_mask_values_outside_the_classes_are_errors_unless_they_are_to_be_ignored(tmp_path):

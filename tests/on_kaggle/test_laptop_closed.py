@@ -35,7 +35,7 @@ def test_a_driver_that_is_killed_leaves_the_session_running_and_goes_on(kaggle, 
             time.sleep(0.1)
         children = psutil.Process(driver.pid).children(recursive=True)
         driver.kill()
-    gone, alive = psutil.wait_procs(children, timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
     monkeypatch.setattr(kaggle_sessions, "_LOOKS", (0.5, 2.0))
     result = outlast.train("toys.one", out=tmp_path / "run", **ASK)

@@ -47,8 +47,8 @@ def read(folder: Path) -> dict[str, Any]:
     """The sweep's record with the scores of its cells.
 
     Adds to each cell "measures" ({name: value}, empty unless it is finished) and "fallbacks", and to the whole
-    "measures" (all names, those that are shown first), "shown" (those that the task's trainings go by), "rows" (a dict per combination) and
-    "synthetic".
+    "measures" (all names, those that are shown first), "shown" (those that the task's trainings go by), "rows" (a dict
+    per combination) and "synthetic".
     """
     record = load(folder)
     names, main, synthetic = dict[str, None](), dict[str, None](), False

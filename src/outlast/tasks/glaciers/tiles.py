@@ -91,7 +91,10 @@ def examples(
     _refuse(root, looks, measured)
     notes = [*notes_of(tiles, looks, fills), *_value_notes(measured, len(tiles.bands))]
     table = _table(tiles, measured, fills, window, given, notes, memo, threads)
-    facts = {"classes": list(CLASSES), "bands": len(tiles.bands), "band_names": list(tiles.bands)}
+    facts = {
+        "classes": list(CLASSES), "ignore": IGNORED, "gaps": ["bands"], "bands": len(tiles.bands),
+        "band_names": list(tiles.bands),
+    }  # fmt: skip
     return Examples(table, root, facts, notes=tuple(notes))
 
 
