@@ -225,7 +225,7 @@ def test_the_of1_of_a_mask_as_one_instance_is_the_official_one():
 
 def test_an_image_below_the_authentic_score_has_no_instance_whatever_its_map():
     mask = np.ones((10, 10))
-    rule = Rule(weight=0.0, threshold=0.5, minimum_area=4, authentic=0.6)
+    rule = Rule(weight=0.0, score_weight=0.0, threshold=0.5, minimum_area=4, authentic=0.6)
     assert decided(evidence(mask, 0.59), rule).shape == (0, 10, 10)
     assert decided(evidence(mask, 0.6), rule).shape == (1, 10, 10)
     assert decided(evidence(np.eye(10) * 0, 0.9), rule).shape == (0, 10, 10)

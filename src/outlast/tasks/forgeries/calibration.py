@@ -51,6 +51,7 @@ class _Tried:
     """A rule but for its authentic threshold, on each image: oF1 if it is called forged, and its score."""
 
     weight: float
+    score_weight: float
     threshold: float
     area: int
     found: npt.NDArray[np.float64]
@@ -74,7 +75,7 @@ def tabulate(cases: Iterable[Case], minimum_area: int) -> Table:
     scores: list[list[float]] = []
     forged, groups = [], []
     for case in cases:
-        mixed = [together(case.network, case.classical, weight) for weight in weights]
+        mixed = [together(case.network, case.classical, weight, weight) for weight in weights]
         found.append([
             value
             for evidence, threshold in product(mixed, _THRESHOLDS)
@@ -85,10 +86,9 @@ def tabulate(cases: Iterable[Case], minimum_area: int) -> Table:
         groups.append(case.group)
     values, of_images = np.array(found).T, np.array(scores).T
     tried = [
-        _Tried(weights[number], threshold, area, column, of_images[number])
-        for (number, threshold, area), column in zip(
-            product(range(len(weights)), _THRESHOLDS, areas), values, strict=True
-        )
+        _Tried(weight, score_weight, threshold, area, column, scores_of)
+        for score_weight, scores_of in zip(weights, of_images, strict=True)
+        for (weight, threshold, area), column in zip(product(weights, _THRESHOLDS, areas), values, strict=True)
     ]
     return Table(tuple(tried), np.array(forged), tuple(groups))
 
@@ -116,7 +116,8 @@ def calibrate(table: Table, model: str, folds: int) -> tuple[Rule, float, float 
 
     The last one is None of a single group. An image has one instance by this rule; see `told_apart`.
     """
-    tried = [one for one in table.tried if one.weight in WEIGHTS[model]]
+    known = WEIGHTS[model]
+    tried = [one for one in table.tried if one.weight in known and (model == "fusion" or one.score_weight in known)]
     rule, worth = _best(tried, table.forged, np.ones(len(table.forged), bool))
     return rule, worth, _held_out(tried, table.forged, table.groups, folds)
 
@@ -138,7 +139,7 @@ def scored(cases: Sequence[Case], rule: Rule) -> dict[str, list[float]]:
     """Of each image by a rule: "of1", "pixel_f1" (NaN where it is authentic) and "score"."""
     found: dict[str, list[float]] = {"of1": [], "pixel_f1": [], "score": []}
     for case in cases:
-        evidence = together(case.network, case.classical, rule.weight)
+        evidence = together(case.network, case.classical, rule.weight, rule.score_weight)
         mask = regions(evidence, rule.threshold, rule.minimum_area)
         found["of1"].append(optimal_f1(decided(evidence, rule), case.truth))
         found["pixel_f1"].append(pixel_f1(mask, np.asarray(case.truth.any(axis=0))) if case.forged else float("nan"))
@@ -173,7 +174,10 @@ def _best(tried: Sequence[_Tried], forged: npt.NDArray[np.bool_], chosen: npt.ND
         place = int(means.argmax())
         if best is None or means[place] > best[0] + 1e-12:
             limits = np.concatenate([[0.0], (scores[order][1:] + scores[order][:-1]) / 2, [1.01]])
-            best = float(means[place]), Rule(one.weight, one.threshold, one.area, float(limits[place]))
+            best = (
+                float(means[place]),
+                Rule(one.weight, one.score_weight, one.threshold, one.area, float(limits[place])),
+            )
     assert best is not None
     return best[1], best[0]
 
@@ -192,9 +196,8 @@ def _held_out(
     for number in range(fold.max() + 1):
         held = fold[of_image] == number
         rule, _ = _best(tried, forged, ~held)
-        one = next(
-            t for t in tried if (t.weight, t.threshold, t.area) == (rule.weight, rule.threshold, rule.minimum_area)
-        )
+        wanted = (rule.weight, rule.score_weight, rule.threshold, rule.minimum_area)
+        one = next(each for each in tried if (each.weight, each.score_weight, each.threshold, each.area) == wanted)
         called = one.scores >= rule.authentic
         found[held] = np.where(called, one.found, ~forged)[held]
     return float(found.mean())

@@ -5,6 +5,7 @@ Promises: network, classical baseline and both together are decided by the same 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from outlast.tasks.forgeries.instances import regions as numbered
 
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+_LEAST = 0.01  # a score nearer to 0 or 1 says no more than this
 AGREED = 0.25  # share of neighbours from which a match counts as one
 
 
@@ -38,12 +40,14 @@ class Evidence:
 class Rule:
     """How evidence is decided.
 
-    weight: share of the classical baseline, 0 (the network alone) to 1. threshold: of the map. minimum_area: of a
-    region in pixels. authentic: an image whose score is below it is authentic, whatever its map says. separate: regions
-    that do not match each other are several instances; otherwise all of an image are one.
+    weight: share of the classical baseline in the map, 0 (the network alone) to 1. score_weight: in the score: which of
+    the two says best where something is need not be the one that says best whether. threshold: of the map.
+    minimum_area: of a region in pixels. authentic: an image whose score is below it is authentic, whatever its map
+    says. separate: regions that do not match each other are several instances; otherwise all of an image are one.
     """
 
     weight: float
+    score_weight: float
     threshold: float
     minimum_area: int
     authentic: float
@@ -54,14 +58,24 @@ class Rule:
         return asdict(self)
 
 
-def together(network: Evidence, classical: Evidence, weight: float) -> Evidence:
-    """The weighted mean of both; `weight` is that of the classical baseline."""
+def together(network: Evidence, classical: Evidence, weight: float, score_weight: float) -> Evidence:
+    """The weighted mean of both maps, and of the logits of both scores; the weights are those of the baseline."""
     return Evidence(
         np.asarray((1 - weight) * network.map + weight * classical.map, np.float32),
-        (1 - weight) * network.score + weight * classical.score,
+        mixed_score(network.score, classical.score, score_weight),
         network.flow,
         network.cell,
     )
+
+
+def mixed_score(network: float, classical: float, weight: float) -> float:
+    """The probability whose logit is the weighted mean of both; `weight` is that of the classical baseline."""
+    logits = [math.log(score / (1 - score)) for score in (_inside(network), _inside(classical))]
+    return 1 / (1 + math.exp(-((1 - weight) * logits[0] + weight * logits[1])))
+
+
+def _inside(score: float) -> float:
+    return min(max(score, _LEAST), 1 - _LEAST)
 
 
 def regions(evidence: Evidence, threshold: float, minimum_area: int) -> Mask:

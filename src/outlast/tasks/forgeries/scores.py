@@ -216,7 +216,7 @@ def _draw(work: Work, cases: Sequence[Case], rule: Rule) -> None:
     for number, (case, row) in enumerate(_cases(work, "test")):
         if number not in chosen:
             continue
-        evidence = together(case.network, case.classical, rule.weight)
+        evidence = together(case.network, case.classical, rule.weight, rule.score_weight)
         mask = regions(evidence, rule.threshold, rule.minimum_area)
         flow = case.network.flow
         assert flow is not None

@@ -80,7 +80,7 @@ def _decisions(
             image = _large_enough(file)
             network = network_says(asked.config, asked.members, image, asked.device)
             assert network.flow is not None
-            evidence = together(network, classical(image, rules.classical), rule.weight)
+            evidence = together(network, classical(image, rules.classical), rule.weight, rule.score_weight)
             instances = decided(evidence, rule)
             mask = np.asarray(instances.any(axis=0))
             size = samples.fitted(image.shape[0], image.shape[1], asked.config.data.side)
