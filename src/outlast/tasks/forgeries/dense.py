@@ -9,6 +9,7 @@ popular copy-move forgery detection approaches", IEEE TIFS 7(6), 2012; but here 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -90,10 +91,14 @@ def _features(texture: Float32) -> Float32:
     """Principal components of every patch, (rows, columns, components)."""
     windows = np.lib.stride_tricks.sliding_window_view(texture, (PATCH, PATCH))
     rows, columns = windows.shape[:2]
-    patches = windows.reshape(rows * columns, PATCH * PATCH)
-    sample = patches[:: max(1, len(patches) // _SAMPLES)].astype(np.float64)
+    every = max(1, math.isqrt(rows * columns // _SAMPLES))
+    sample = windows[::every, ::every].reshape(-1, PATCH * PATCH).astype(np.float64)
     _, vectors = np.linalg.eigh(sample.T @ sample)
-    return np.asarray(patches @ vectors[:, ::-1][:, :_COMPONENTS].astype(np.float32)).reshape(rows, columns, -1)
+    main = vectors[:, ::-1][:, :_COMPONENTS].astype(np.float32)
+    features = np.empty((rows, columns, main.shape[1]), np.float32)
+    for row in range(rows):  # all patches at once would be 81 images
+        features[row] = windows[row].reshape(columns, -1) @ main
+    return features
 
 
 def _agreeing(matches: Int64) -> Int64:
