@@ -65,8 +65,8 @@ def examples(
     kept = _usable(root, pairs, found, sensed, notes)
     table = pd.DataFrame([_row(pair, one, chosen, sensed) for pair, one in kept])
     facts = {
-        "classes": list(CLASSES), "ignore": IGNORED, "gaps": ["bands"], "absent_classes": list(ABSENT_CLASSES), "channels": len(chosen),
-        "bands": [names[channel] for channel in chosen],
+        "classes": list(CLASSES), "ignore": IGNORED, "gaps": ["bands"], "absent_classes": list(ABSENT_CLASSES),
+        "channels": len(chosen), "bands": [names[channel] for channel in chosen],
     }  # fmt: skip
     return Examples(table.sort_values("id", ignore_index=True), root, facts, (), tuple(notes))
 
