@@ -41,7 +41,7 @@ def test_a_copy_is_matched_to_the_pixel_whatever_its_offset(offset):
     middle = flow[:, (top + 10) // 4, (left + 10) // 4]
     assert middle[:2].tolist() == [dy, dx]
     assert float(middle[2]) > 0.5
-    assert float(flow[2].median()) < 0.25
+    assert float(flow[2].median()) < 0.4
 
 
 def test_an_image_gives_the_same_on_a_larger_canvas():

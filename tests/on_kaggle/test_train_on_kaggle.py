@@ -1,8 +1,11 @@
 """`outlast train --on kaggle` against a Kaggle that really runs what is pushed: unattended, until it is finished."""
 
 import json
+import os
 import shutil
 import signal
+import threading
+import time
 
 import pytest
 
@@ -141,12 +144,15 @@ def test_a_failure_that_would_come_again_ends_it_with_a_diagnosis(kaggle, sessio
 
 
 def test_a_signal_ends_the_watching_alone(kaggle, sessions, tmp_path, monkeypatch):
-    import os
-    import threading
-
     monkeypatch.setattr(kaggle_sessions, "_LOOKS", (30.0, 30.0))
-    sessions.queue_seconds = 5.0
-    threading.Timer(8.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    sessions.queue_seconds = 600.0
+
+    def when_pushed():
+        while not sessions.kernels:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=when_pushed, daemon=True).start()
     result = outlast.train("toys.one", out=tmp_path / "run", **ASK)
     assert result["status"] == "stopped" and "goes on on Kaggle" in result["reason"]
     shutil.rmtree(tmp_path / "run.kaggle")

@@ -70,7 +70,7 @@ class Sessions:
         # How the sessions that come next end, whatever the clock of a busy machine says: ("limit" | "stop", place,
         # count) is the limit's SIGKILL, or a SIGTERM, when a training comes to that place (base.accident) so often.
         self.planned_ends: list[tuple[str, str, int]] = []
-        self.lock = threading.RLock()
+        self.lock, self.closing = threading.RLock(), threading.Event()
 
     def push(self, ref, request):
         """Begin a session; the answer of SaveKernel."""
@@ -96,7 +96,8 @@ class Sessions:
         return kept[-1] if kept else None
 
     def stop(self):
-        """Kill what still runs."""
+        """Kill what still runs, and begin nothing more."""
+        self.closing.set()
         for session in [session for versions in self.kernels.values() for session in versions]:
             if session.pid is not None and session.running:
                 _kill(session.pid)
@@ -115,7 +116,8 @@ class Sessions:
         return f"Maximum batch GPU session count of {self.most_at_once} reached." if busy >= self.most_at_once else None
 
     def _run(self, ref, session):
-        time.sleep(self.queue_seconds)
+        if self.closing.wait(self.queue_seconds):
+            return
         if self.planned_failures:
             session.failure, text = self.planned_failures.pop(0)
             session.log = [{"stream_name": "stderr", "time": 0.1, "data": text}]

@@ -131,7 +131,7 @@ def _dataset(rows: Rows) -> lightgbm.Dataset:
         )
     # A small table would lose columns that can't be split under the default; what is chosen is decided by settings.
     return lightgbm.Dataset(
-        _named(rows.columns), label=rows.labels, init_score=rows.start, free_raw_data=False,
+        _named(rows.columns), label=rows.labels, init_score=rows.start,
         params={"feature_pre_filter": False, "verbosity": -1},
     )  # fmt: skip
 

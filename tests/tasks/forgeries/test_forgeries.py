@@ -12,10 +12,10 @@ import outlast
 from outlast.base.files import read_json
 from outlast.config.load import resolve
 from outlast.errors import DataError, RunError
-from outlast.model.forgery_metrics import decode
+from outlast.model.forgery_metrics import decode, optimal_f1
 from outlast.tasks.forgeries import TASK, learner, samples
-from outlast.tasks.forgeries.calibration import Case, calibrate, scored
-from outlast.tasks.forgeries.evidence import Evidence, Rule, decided
+from outlast.tasks.forgeries.calibration import Case, calibrate, of1_by_area, scored, tabulate, told_apart
+from outlast.tasks.forgeries.evidence import Evidence, Rule, decided, regions
 from outlast.tasks.forgeries.judge import Judge
 from outlast.tasks.forgeries.synthetic import write
 
@@ -200,12 +200,27 @@ def test_the_rule_is_chosen_by_of1_and_judged_on_other_groups():
         truth = (mask > 0)[None] if number % 2 else np.zeros((0, 20, 20), bool)
         network = evidence(mask if number % 2 else noise, 0.8 if number % 2 else 0.3)
         cases.append(Case(network, evidence(noise, 0.5), truth, f"g{number // 2}"))
-    rule, held_out = calibrate(cases, "network", 4, 5)
-    assert held_out == 1.0
+    table = tabulate(cases, 4)
+    rule, worth, held_out = calibrate(table, "network", 5)
+    assert (worth, held_out) == (1.0, 1.0)
     assert np.mean(scored(cases, rule)["of1"]) == 1.0
     assert 0.3 < rule.authentic <= 0.8
-    assert calibrate(cases, "classical", 4, 5)[0].weight == 1.0
-    assert calibrate(cases[:1], "network", 4, 5)[1] is None
+    assert calibrate(table, "classical", 5)[0].weight == 1.0
+    assert calibrate(tabulate(cases[:1], 4), "network", 5)[2] is None
+    assert not told_apart(cases, {"network": (rule, worth)})["network"].separate
+
+
+def test_the_of1_of_a_mask_as_one_instance_is_the_official_one():
+    dice = np.random.default_rng(0)
+    marked = dice.random((40, 50)) > 0.55
+    truth = np.stack([np.zeros((40, 50)), np.zeros((40, 50))])
+    truth[0, 3:12, 5:20], truth[1, 20:30, 30:45] = 1, 1
+    for true in (truth, truth[:1], truth[:0]):
+        values = of1_by_area(marked, true, (1, 6, 20, 5000))
+        for area, value in zip((1, 6, 20, 5000), values, strict=True):
+            mask = regions(evidence(marked, 1.0), 0.5, area)
+            instances = mask[None] if mask.any() else np.zeros((0, 40, 50))
+            assert value == pytest.approx(optimal_f1(instances, true), abs=1e-12)
 
 
 def test_an_image_below_the_authentic_score_has_no_instance_whatever_its_map():

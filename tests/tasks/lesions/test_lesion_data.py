@@ -240,10 +240,11 @@ def test_folds_are_written_with_their_hash_and_read_back_with_the_same_numbers(l
     assert other["hash"] != about["hash"]
 
 
-def test_folds_in_any_order_of_rows_are_the_same(lesions, tmp_path):
-    before = examples(lesions).table.set_index("id")["fold"]
+def test_folds_and_watched_rows_in_any_order_of_rows_are_the_same(lesions):
+    config = DataConfig(data=LesionsData(folds=3, validation_negatives=5))
+    before = examples(lesions, config).table.set_index("id")[["fold", "watched"]]
     edit(lesions / "train-metadata.csv", lambda f: f.sample(frac=1, random_state=3))
-    after = examples(lesions).table.set_index("id")["fold"]
+    after = examples(lesions, config).table.set_index("id")[["fold", "watched"]]
     assert after.loc[before.index].equals(before)
 
 

@@ -6,7 +6,7 @@ on; each model (network, classical, fusion) gets a rule of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -17,13 +17,13 @@ import numpy.typing as npt
 from outlast.data.randomness import uniforms
 from outlast.model.forgery_metrics import optimal_f1, pixel_f1
 from outlast.tasks.forgeries.evidence import Evidence, Rule, decided, regions, together
+from outlast.tasks.forgeries.instances import regions as numbered
 from outlast.tasks.forgeries.judge import image_auc
 
 WEIGHTS = {"network": (0.0,), "classical": (1.0,), "fusion": (0.2, 0.35, 0.5, 0.65, 0.8)}
 _THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _AREAS = (1, 2, 4, 8)  # times the least area
 _CLEARLY = 0.005  # of oF1: by how much several instances must be better than one
-_MOST = 200  # images that a rule is chosen on; of more, some spread over all
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Case:
         """Whether anything was copied."""
         return len(self.truth) > 0
 
+    def without_maps(self) -> Case:
+        """What `summary` needs: the maps of thousands of images would not fit into memory."""
+        nothing = Evidence(np.zeros((0, 0), np.float32), 0.0)
+        return Case(nothing, nothing, self.truth[:, :0, :0], self.group)
+
 
 @dataclass(frozen=True)
 class _Tried:
@@ -52,22 +57,81 @@ class _Tried:
     scores: npt.NDArray[np.float64]
 
 
-def calibrate(cases: Sequence[Case], model: str, minimum_area: int, folds: int) -> tuple[Rule, float | None]:
-    """The rule with the best mean oF1, and the oF1 of images of groups that it was not chosen on; None of one group.
+@dataclass(frozen=True)
+class Table:
+    """oF1 of each image (N,) by every rule that is tried, and what is known of the images; see `tabulate`."""
 
-    Only the best rule is tried with several instances for an image, and only on all images.
-    """
-    chosen = [cases[place] for place in _spread(len(cases))]
-    forged = np.array([case.forged for case in chosen])
+    tried: tuple[_Tried, ...]
+    forged: npt.NDArray[np.bool_]
+    groups: tuple[str, ...]
+
+
+def tabulate(cases: Iterable[Case], minimum_area: int) -> Table:
+    """Try every rule of every model on the images, one after the other: no more than one image is held in memory."""
+    weights = sorted({weight for model in WEIGHTS.values() for weight in model})
+    areas = [factor * minimum_area for factor in _AREAS]
+    found: list[list[float]] = []
+    scores: list[list[float]] = []
+    forged, groups = [], []
+    for case in cases:
+        mixed = [together(case.network, case.classical, weight) for weight in weights]
+        found.append([
+            value
+            for evidence, threshold in product(mixed, _THRESHOLDS)
+            for value in of1_by_area(evidence.map >= threshold, case.truth, areas)
+        ])  # fmt: skip
+        scores.append([evidence.score for evidence in mixed])
+        forged.append(case.forged)
+        groups.append(case.group)
+    values, of_images = np.array(found).T, np.array(scores).T
     tried = [
-        _try(chosen, weight, threshold, factor * minimum_area)
-        for weight, threshold, factor in product(WEIGHTS[model], _THRESHOLDS, _AREAS)
+        _Tried(weights[number], threshold, area, column, of_images[number])
+        for (number, threshold, area), column in zip(
+            product(range(len(weights)), _THRESHOLDS, areas), values, strict=True
+        )
     ]
-    rule, worth = _best(tried, forged, np.ones(len(chosen), bool))
-    separate = replace(rule, separate=True)
-    if np.mean(scored(chosen, separate)["of1"]) > worth + _CLEARLY:
-        rule = separate
-    return rule, _held_out(tried, forged, [case.group for case in chosen], folds)
+    return Table(tuple(tried), np.array(forged), tuple(groups))
+
+
+def of1_by_area(marked: npt.NDArray[np.bool_], truth: npt.NDArray[np.generic], areas: Sequence[int]) -> list[float]:
+    """oF1 of a mask (H, W) as one instance, without its regions below each of the areas."""
+    labels, count = numbered(marked, 1)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    inside = [np.bincount(labels[instance > 0], minlength=count + 1)[1:] for instance in truth]
+    found = []
+    for area in areas:
+        large = sizes >= area
+        if not large.any() or not len(truth):
+            found.append(float(not large.any() and not len(truth)))
+            continue
+        both = [int(part[large].sum()) for part in inside]
+        total = int(sizes[large].sum())
+        f1 = [2 * part / (total + int((one > 0).sum())) for part, one in zip(both, truth, strict=True)]
+        found.append(max(f1) / len(truth))
+    return found
+
+
+def calibrate(table: Table, model: str, folds: int) -> tuple[Rule, float, float | None]:
+    """The rule with the best mean oF1, that mean, and the oF1 of images of groups that the rule was not chosen on.
+
+    The last one is None of a single group. An image has one instance by this rule; see `told_apart`.
+    """
+    tried = [one for one in table.tried if one.weight in WEIGHTS[model]]
+    rule, worth = _best(tried, table.forged, np.ones(len(table.forged), bool))
+    return rule, worth, _held_out(tried, table.forged, table.groups, folds)
+
+
+def told_apart(cases: Iterable[Case], rules: Mapping[str, tuple[Rule, float]]) -> dict[str, Rule]:
+    """Each model's rule, with several instances for an image where their mean oF1 is clearly above that of one."""
+    separate = {name: replace(rule, separate=True) for name, (rule, _) in rules.items()}
+    found: dict[str, list[float]] = {name: [] for name in rules}
+    for case in cases:
+        for name, rule in separate.items():
+            found[name] += scored([case], rule)["of1"]
+    return {
+        name: separate[name] if np.mean(found[name]) > worth + _CLEARLY else rule
+        for name, (rule, worth) in rules.items()
+    }
 
 
 def scored(cases: Sequence[Case], rule: Rule) -> dict[str, list[float]]:
@@ -95,21 +159,6 @@ def summary(cases: Sequence[Case], found: dict[str, list[float]]) -> dict[str, A
     }
 
 
-def _spread(count: int) -> list[int]:
-    return [int(place) for place in np.unique(np.linspace(0, count - 1, min(count, _MOST)).round())]
-
-
-def _try(cases: Sequence[Case], weight: float, threshold: float, area: int) -> _Tried:
-    found, scores = [], []
-    for case in cases:
-        evidence = together(case.network, case.classical, weight)
-        mask = regions(evidence, threshold, area)
-        instances = mask[None] if mask.any() else np.zeros((0, *mask.shape), bool)
-        found.append(optimal_f1(instances, case.truth))
-        scores.append(evidence.score)
-    return _Tried(weight, threshold, area, np.array(found), np.array(scores))
-
-
 def _best(tried: Sequence[_Tried], forged: npt.NDArray[np.bool_], chosen: npt.NDArray[np.bool_]) -> tuple[Rule, float]:
     """The rule with the best mean over the images that are `chosen`; of equal ones, the first."""
     best: tuple[float, Rule] | None = None
@@ -129,7 +178,9 @@ def _best(tried: Sequence[_Tried], forged: npt.NDArray[np.bool_], chosen: npt.ND
     return best[1], best[0]
 
 
-def _held_out(tried: Sequence[_Tried], forged: npt.NDArray[np.bool_], groups: list[str], folds: int) -> float | None:
+def _held_out(
+    tried: Sequence[_Tried], forged: npt.NDArray[np.bool_], groups: Sequence[str], folds: int
+) -> float | None:
     """The mean oF1 of images by rules that were chosen on other groups."""
     names, of_image = np.unique(np.array(groups), return_inverse=True)
     if len(names) < 2:

@@ -95,10 +95,10 @@ def smoke() -> ForgeriesConfig:
 def cpu() -> ForgeriesConfig:
     """At most 25 minutes on two cores, from scratch, for small images."""
     return ForgeriesConfig(
-        data=ForgeriesData(samples=384),
+        data=ForgeriesData(crop=160, samples=320),
         model=CopyMoveSettings(width=16, stem=8, top=4),
         train=Training(
-            epochs=12, batch_size=8, learning_rate=3e-3, weight_decay=0.01, warmup_fraction=0.05, ema_decay=0.98,
+            epochs=12, batch_size=8, learning_rate=3e-3, weight_decay=0.01, warmup_fraction=0.05, ema_decay=0.97,
             evaluate_every_epochs=4,
         ),
     )  # fmt: skip

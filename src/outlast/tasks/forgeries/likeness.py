@@ -28,7 +28,7 @@ _AROUND = 20  # pixels around the matches that are compared
 _SMALLEST = 9  # pixels of a region
 _INNER = 0.3  # share of a region that lies furthest from its border; at the border windows see beyond the copy
 _LEAST_INNER = 0.85  # median correlation of the inner part, or it is no region
-_GROWN = 3  # pixels of the window that a region is grown by: the correlation falls a little inside the border
+_NARROW, _SURE = 5, 0.7  # the windows that say where a region ends, in pixels, and their correlation inside
 _UNLIKE, _ALIKE = 0.94, 0.965  # of the same: at the first nothing counts, from the second all
 _MOST_SHIFT = 2.0  # pixels by which the first guess may be corrected
 _STEPS = 4
@@ -77,8 +77,8 @@ def compare(image: Prefiltered, moved: Similarity, rows: npt.ArrayLike, columns:
     matched[y - top, x - left] = True
     matched = _grown(matched, _WINDOW)
     moved, other, inside = _aligned(image, moved, part, matched, (top, left))
-    correlation = np.where(inside, _along_edges(part, other), 0)
-    return _regions(correlation, matched, moved, (top, left), (height, width))
+    wide, narrow = (np.where(inside, correlation, 0) for correlation in _along_edges(part, other))
+    return _regions(wide, narrow, matched, moved, (top, left), (height, width))
 
 
 def _aligned(
@@ -139,9 +139,9 @@ def _detail(part: Float32) -> Float32:
     return np.asarray(smooth - gaussian_filter(smooth, 2.5))
 
 
-def _along_edges(part: Float32, other: Float32) -> Float32:
-    """Correlation (h, w) in a window around each pixel of the changes along the edges of the first part."""
-    from scipy.ndimage import gaussian_filter, uniform_filter
+def _along_edges(part: Float32, other: Float32) -> tuple[Float32, Float32]:
+    """Correlation (h, w) of the changes along the edges of the first part, in wide and in narrow windows."""
+    from scipy.ndimage import gaussian_filter
 
     down, right = np.gradient(gaussian_filter(part, 0.7))
     other_down, other_right = np.gradient(gaussian_filter(other, 0.7))
@@ -153,17 +153,22 @@ def _along_edges(part: Float32, other: Float32) -> Float32:
     # Strong structure must not outweigh the rest of a window.
     level = 0.1 + np.sqrt(np.maximum(gaussian_filter(first * first, 2.0), gaussian_filter(second * second, 2.0)))
     first, second = first / level, second / level
+    return _correlation(first, second, _WINDOW), _correlation(first, second, _NARROW)
+
+
+def _correlation(first: Float32, second: Float32, window: int) -> Float32:
+    from scipy.ndimage import uniform_filter
+
     both, one, two = (
-        uniform_filter(product, _WINDOW, mode="constant")
-        for product in (first * second, first * first, second * second)
+        uniform_filter(product, window, mode="constant") for product in (first * second, first * first, second * second)
     )
     return np.asarray(both / np.sqrt(np.maximum(one * two, 1e-3)))
 
 
 def _regions(
-    correlation: Float32, matched: Mask, moved: Similarity, at: tuple[int, int], size: tuple[int, int]
+    correlation: Float32, narrow: Float32, matched: Mask, moved: Similarity, at: tuple[int, int], size: tuple[int, int]
 ) -> list[Region]:
-    from scipy.ndimage import label
+    from scipy.ndimage import binary_fill_holes, binary_opening, label
 
     labels, _ = label(correlation > _CORRELATED)
     found = []
@@ -174,7 +179,10 @@ def _regions(
         inner = _inner_likeness(correlation, region)
         if inner < _LEAST_INNER:
             continue
-        source = _grown(region, _GROWN)
+        # Wide windows see the edge of a copy from outside; where it lies, narrow ones say better.
+        source = binary_fill_holes(binary_opening(region & (narrow > _SURE), np.ones((3, 3), bool)))
+        if not source.any():
+            continue
         copy, copy_at = _moved(source, at, moved, size)
         if overlap(source, at, copy, copy_at) <= _MOST_OVERLAP * np.count_nonzero(source):
             likeness = correlation[region].astype(np.float64).clip(0, 0.999)

@@ -19,12 +19,12 @@ from outlast.base.log import Progress, say
 from outlast.data.readers import read_image
 from outlast.data.shards import read_shards
 from outlast.data.table import Examples
-from outlast.errors import RunError
+from outlast.errors import DataError, RunError
 from outlast.model.bootstrap import draw_groups, interval
 from outlast.task import Work
 from outlast.tasks.forgeries import pictures, samples
 from outlast.tasks.forgeries.baseline import classical
-from outlast.tasks.forgeries.calibration import WEIGHTS, Case, calibrate, scored, summary
+from outlast.tasks.forgeries.calibration import WEIGHTS, Case, calibrate, scored, summary, tabulate, told_apart
 from outlast.tasks.forgeries.classical import ClassicalSettings
 from outlast.tasks.forgeries.evidence import Evidence, Rule, regions, together
 from outlast.tasks.forgeries.judge import image_auc
@@ -71,37 +71,43 @@ def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 def calibrate_models(work: Work) -> Mapping[str, Any]:
     """Write the rule of each model, chosen on val, and what it is worth: calibration.json."""
-    cases = [case for case, _ in _cases(work, "val")]
     decision = work.config.decision
-    models = {}
-    for name in WEIGHTS:
-        rule, held_out = calibrate(cases, name, decision.minimum_area, decision.folds)
-        models[name] = {**rule.as_json(), "held_out_of1": held_out}
+    table = tabulate((case for case, _ in _cases(work, "val")), decision.minimum_area)
+    chosen = {name: calibrate(table, name, decision.folds) for name in WEIGHTS}
+    rules = told_apart(
+        (case for case, _ in _cases(work, "val")), {name: (rule, worth) for name, (rule, worth, _) in chosen.items()}
+    )
+    models = {
+        name: {**rules[name].as_json(), "of1": chosen[name][1], "held_out_of1": chosen[name][2]} for name in rules
+    }
     write_json(work.out / CALIBRATION, {
-        "model": decision.model, "images": len(cases), "models": models,
+        "model": decision.model, "images": len(table.forged), "models": models,
         "classical": work.config.classical.model_dump(mode="json"),
     })  # fmt: skip
-    chosen = models[decision.model]
-    told = chosen["held_out_of1"]
-    say(
-        f"{decision.model} decides, {'not judged: one group' if told is None else f'oF1 {told:.3f} on held-out groups'}"
-    )
-    return {"model": decision.model, **chosen}
+    told = models[decision.model]["held_out_of1"]
+    worth = "not judged: one group" if told is None else f"oF1 {told:.3f} on held-out groups"
+    say(f"{decision.model} decides, {worth}")
+    return {"model": decision.model, **models[decision.model]}
 
 
 def score(work: Work) -> Mapping[str, Any]:
     """Write metrics.json and models.json of the test images, and pictures of some of them."""
-    found = list(_cases(work, "test"))
-    cases = [case for case, _ in found]
     rules, chosen, _ = rules_of(work.inputs[CALIBRATE])
+    by_model: dict[str, dict[str, list[float]]] = {name: {} for name in rules}
+    cases: list[Case] = []
+    shares: list[float] = []
+    for case, _ in _cases(work, "test"):
+        for name, rule in rules.items():
+            for metric, values in scored([case], rule).items():
+                by_model[name].setdefault(metric, []).extend(values)
+        shares.append(float(case.truth.any(axis=0).mean()))
+        cases.append(case.without_maps())
     if not cases:
-        raise RunError("the test split holds no image", hint="give more scenes, so that each split gets some")
-    by_model = {name: scored(cases, rule) for name, rule in rules.items()}
+        raise DataError("the test split holds no image", hint="give more scenes, so that each split gets some")
     metrics = {name: summary(cases, values) for name, values in by_model.items()}
     groups = [case.group for case in cases]
     intervals = {name: _intervals(cases, values, groups) for name, values in by_model.items()}
-    trivial = _trivial(cases)
-    models = {name: {**metrics[name], "intervals": intervals[name]} for name in rules} | trivial
+    models = {name: {**metrics[name], "intervals": intervals[name]} for name in rules} | _trivial(cases, shares)
     columns = ("pixel_f1", "image_auc", "of1")
     write_json(work.out / "models.json", {
         "split": "test", "images": len(cases), "classes": list(models), "groups": len(set(groups)), "models": models,
@@ -111,7 +117,7 @@ def score(work: Work) -> Mapping[str, Any]:
         "split": "test", "images": len(cases), "metrics": metrics[chosen], "model": chosen, "synthetic": work.synthetic,
         "intervals": intervals[chosen],
     })  # fmt: skip
-    _draw(work, found, rules[chosen])
+    _draw(work, cases, rules[chosen])
     return {"model": chosen, **metrics[chosen]}
 
 
@@ -143,7 +149,7 @@ def _examples(work: Work) -> Examples:
 
 
 def _cases(work: Work, split: str) -> Iterator[tuple[Case, dict[str, Any]]]:
-    """The images of a split with what both models say; and the row, with the network's flow under "flow"."""
+    """The images of a split with what both models say; and the row, with the size on the canvas under "size"."""
     examples, side = _examples(work), work.config.data.side
     ids, arrays = read_shards(work.inputs[MAPS])
     place = {name: number for number, name in enumerate(ids)}
@@ -183,19 +189,17 @@ def _intervals(cases: Sequence[Case], found: Mapping[str, list[float]], groups: 
     return {name: interval(np.array(values)) for name, values in drawn.items()}
 
 
-def _trivial(cases: Sequence[Case]) -> dict[str, dict[str, float | None]]:
-    """What marking every pixel, and marking none, is worth."""
-    everything = []
-    for case in cases:
-        share = float(case.truth.any(axis=0).mean()) if case.forged else 0.0
-        everything.append(2 * share / (1 + share))
+def _trivial(cases: Sequence[Case], shares: Sequence[float]) -> dict[str, dict[str, float | None]]:
+    """What marking every pixel, and marking none, is worth; shares: of the pixels of each image that are marked."""
+    everything = [2 * share / (1 + share) for share in shares]
     forged = [case.forged for case in cases]
     alike = 0.5 if 0 < sum(forged) < len(forged) else None
     marked = [value for value, one in zip(everything, forged, strict=True) if one]
+    one_instance = [value / max(len(case.truth), 1) for value, case in zip(everything, cases, strict=True)]
     return {
         "mark everything": {
             "pixel_f1": float(np.mean(marked)) if marked else None, "image_auc": alike,
-            "of1": float(np.mean([v / max(len(c.truth), 1) for v, c in zip(everything, cases, strict=True)])),
+            "of1": float(np.mean(one_instance)),
         },
         "mark nothing": {
             "pixel_f1": 0.0 if marked else None, "image_auc": alike, "of1": 1 - sum(forged) / len(forged),
@@ -203,22 +207,24 @@ def _trivial(cases: Sequence[Case]) -> dict[str, dict[str, float | None]]:
     }  # fmt: skip
 
 
-def _draw(work: Work, found: Sequence[tuple[Case, dict[str, Any]]], rule: Rule) -> None:
+def _draw(work: Work, cases: Sequence[Case], rule: Rule) -> None:
     """Some forged test images and one or two authentic ones, spread over all."""
-    forged = [one for one in found if one[0].forged]
-    authentic = [one for one in found if not one[0].forged]
-    chosen = [*_some(forged, _EXAMPLES - min(len(authentic), 2)), *_some(authentic, 2)]
+    forged = [number for number, case in enumerate(cases) if case.forged]
+    authentic = [number for number, case in enumerate(cases) if not case.forged]
+    chosen = {*_some(forged, _EXAMPLES - min(len(authentic), 2)), *_some(authentic, 2)}
     shown = []
-    for case, row in chosen:
+    for number, (case, row) in enumerate(_cases(work, "test")):
+        if number not in chosen:
+            continue
         evidence = together(case.network, case.classical, rule.weight)
         mask = regions(evidence, rule.threshold, rule.minimum_area)
-        size = row["size"]
-        strength = row["flow"][2, : -(-size[0] // 4), : -(-size[1] // 4)]
+        flow = case.network.flow
+        assert flow is not None
         image = read_image(_examples(work).root / row["image"])
-        arrows = pictures.arrows(row["flow"], mask, size)
         truth = case.truth.any(axis=0) if case.forged else None
-        shown.append(pictures.Shown(str(row["id"]), image, mask, arrows, strength, evidence.score, truth))
-    pictures.write_examples(work.out / "examples.png", shown)
+        arrows = pictures.arrows(flow, mask, row["size"])
+        shown.append(pictures.Shown(str(row["id"]), image, mask, arrows, flow[2], evidence.score, truth))
+    pictures.write_examples(work.out / "examples.png", sorted(shown, key=lambda one: one.truth is None))
 
 
 def _some(items: Sequence[Any], count: int) -> list[Any]:

@@ -48,7 +48,7 @@ def judge(judged: Judged) -> dict[str, Any]:
             for name, rule in rules.items():
                 for metric, values in scored([case], rule).items():
                     found[name].setdefault(metric, []).extend(values)
-            cases.append(_without_maps(case))
+            cases.append(case.without_maps())
             progress.update(number + 1)
     models = {name: summary(cases, values) for name, values in found.items()}
     return {**models[chosen], "model": chosen, "models": models}
@@ -108,12 +108,6 @@ def network_says(config: StageConfig, members: Sequence[Member], image: np.ndarr
     size = samples.fitted(*original, side)
     flow, cell = samples.flow_at_original(outputs["flow"], size, original)
     return Evidence(samples.at_original(outputs["map"], size, original), float(outputs["score"]), flow, cell)
-
-
-def _without_maps(case: Case) -> Case:
-    """What a summary needs: maps of thousands of images would not fit into memory."""
-    nothing = Evidence(np.zeros((0, 0), np.float32), 0.0)
-    return Case(nothing, nothing, case.truth[:, :0, :0], case.group)
 
 
 def _images(files: Sequence[Path]) -> list[Path]:

@@ -98,7 +98,8 @@ def watched(train: pd.DataFrame, negatives: int | None, seed: int) -> npt.NDArra
     if negatives is None:
         return folds
     chosen = train["label"].to_numpy() == 1
-    numbers = uniforms(seed, 0, np.arange(len(train)), 1)[:, 0]
+    place = train["id"].rank(method="first").to_numpy(np.int64)  # the same draw in any order of rows
+    numbers = uniforms(seed, 0, place, 1)[:, 0]
     for fold in np.unique(folds):
         others = np.flatnonzero((folds == fold) & (train["label"].to_numpy() == 0))
         chosen[others[np.argsort(numbers[others], kind="stable")[:negatives]]] = True
