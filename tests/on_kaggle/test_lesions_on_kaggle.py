@@ -8,17 +8,20 @@ import outlast
 from outlast.base.files import sha256
 from outlast.env import kaggle_process
 from outlast.plan import kaggle_sessions
+from outlast.save.store import newest
 from toys import bare
 from toys.kaggle_server import KEY
 
 SETTINGS = {"preset": "smoke", "overrides": ["train.threads=1"]}
-RESULTS = ("*/best/*/model.safetensors", "*/checkpoints/*/model.safetensors", "*/metrics.jsonl", "*/part-*",
-           "folds/*.csv", "scores/*.csv", "submit/*.csv")  # fmt: skip
+RESULTS = ("*/best/*/model.safetensors", "*/metrics.jsonl", "*/*/part-*.safetensors", "*/*.csv", "*/models/*.txt")
 
 
 def results(run):
+    """Hashes of all that counts; of the checkpoints the newest: sessions that stop leave others beside it."""
     found = {path.relative_to(run).as_posix(): sha256(path) for pattern in RESULTS for path in run.glob(pattern)}
-    assert sum(name.endswith("model.safetensors") for name in found) > 4
+    for stage in run.glob("*/checkpoints"):
+        found[stage.parent.name] = sha256(newest(stage, []).folder / "model.safetensors")
+    assert len(found) > 25
     return found
 
 
