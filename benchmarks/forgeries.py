@@ -36,7 +36,7 @@ from outlast.tasks.forgeries.truth import read_masks
 
 SEEN = (
     "barrier", "bricks", "cattle", "christmas_hedge", "dark_and_bright", "fountain", "giraffe", "knight_moves",
-    "lone_cat", "no_beach", "scotland", "supermarket", "tree", "window",
+    "egyptian", "lone_cat", "motorcycle", "no_beach", "port", "scotland", "supermarket", "tree", "window",
 )  # fmt: skip
 RESAMPLES = 500
 FOLDS = 5
