@@ -23,8 +23,12 @@ TABLE = (
     "f1",
     "precision",
     "recall",
-    "auc",
     "pauc",
+    "pauc_interval",
+    "both_above_pauc",
+    "auc",
+    "auc_interval",
+    "both_above_auc",
     "best_epoch",
     "mcc",
     "class_mcc",
@@ -190,9 +194,12 @@ def class_table(
 
 def table_columns(scores: Scores) -> tuple[str, ...]:
     """Which of the columns of a class table have a value for any class."""
-    return tuple(
-        name for name in TABLE if any(finite(values.get(name)) is not None for values in scores.per_class.values())
-    )
+    return tuple(name for name in TABLE if any(_shown(values.get(name)) for values in scores.per_class.values()))
+
+
+def _shown(value: object) -> bool:
+    """Whether a cell of a class table has something to show: a number, or a few words such as an interval."""
+    return finite(value) is not None or (isinstance(value, str) and bool(value))
 
 
 def table_finding(scores: Scores) -> str:

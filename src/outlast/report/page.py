@@ -31,6 +31,7 @@ from outlast.report.timeline import length, pauses, repeated, strip
 from outlast.task import Figure
 
 MOST_MISTAKES = 24
+MANY_TRAININGS = 3  # above this their validation scores stand in one table
 MOST_BYTES = 8 * 2**20  # of one picture that a stage made; a page is to be mailed
 ALSO_NARROW = ("curves", "per_class_curves")
 PICTURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
@@ -84,6 +85,7 @@ def render(run: Collected, figures: Sequence[Figure] = ()) -> str:
         run=run,
         figures=[_shown(figure, run, place) for place, figure in enumerate(figures or default_figures(run))],
         headline=headline(run),
+        many_trainings=MANY_TRAININGS,
         machine=machine(run),
         bars=strip(run.sessions, now),
         session_rows=_session_rows(run),

@@ -64,6 +64,17 @@ class Stage:
         return next((name for name in metrics if name != "loss"), "loss" if "loss" in metrics else None)
 
     @property
+    def judged(self) -> bool:
+        """Whether it has anything to be shown."""
+        return bool(self.rows or self.result)
+
+    @property
+    def steps(self) -> Any:
+        """Optimizer steps made: of the finished stage's record, else of its last row; None if neither says."""
+        told = self.result.get("steps")
+        return told if told is not None else self.rows[-1].get("step") if self.rows else None
+
+    @property
     def rises(self) -> bool:
         """Whether more of the score is better."""
         named = self._signed

@@ -20,9 +20,9 @@ LABEL = 12  # columns of the labels at the left
 
 @dataclass(frozen=True)
 class Headline:
-    """The one number of a run: the test score if there is one, else the best validation score so far."""
+    """The one number of a run: the test score if there is one, else that out of fold, else the best of validation."""
 
-    split: str  # TEST or VALIDATION
+    split: str  # TEST, OUT OF FOLD or VALIDATION
     metric: str
     value: float | None
     told: str
@@ -37,6 +37,10 @@ def headline(run: Collected) -> Headline | None:
         if metric is not None:
             images = f"{count(run.test.images)} images that took no part in training or choosing"
             return Headline("TEST", metric, finite(metrics[metric]), images)
+    for scores in run.scores:
+        if score and scores.split == "out of fold" and score in scores.metrics:
+            images = f"{count(scores.images)} images, each predicted by models that were trained without it"
+            return Headline("OUT OF FOLD", score, finite(scores.metrics[score]), images)
     for stage in run.trained:
         if stage.best:
             place = f"best so far, step {count(stage.best.get('step'))}" if not stage.done else "best of the training"

@@ -141,7 +141,10 @@ def test_all_parts_are_scored_out_of_fold_on_the_same_rows_with_paired_intervals
     logits = np.column_stack([np.log(scored[name] / (1 - scored[name])) for name in BACKBONES])
     np.testing.assert_allclose(scored["images"], (1 / (1 + np.exp(-logits))).mean(axis=1), rtol=1e-9)
     assert logits[folds == 2].std() > 2 * logits[folds == 0].std()
-    assert told["both_auc"] > max(told[f"{name}_auc"] for name in names[:-1])
+    assert told["auc"] == metrics["parts"]["both"]["auc"]["value"]
+    assert told["auc"] > max(metrics["parts"][name]["auc"]["value"] for name in names[:-1])
+    row = metrics["metrics"]["per_class"]["table"]
+    assert row["both_above_auc"] == f"{pair.value:+.3f} ({pair.low:+.3f} to {pair.high:+.3f})"
 
 
 def test_importance_is_a_share_of_the_gain_over_all_models(built):

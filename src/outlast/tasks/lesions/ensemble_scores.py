@@ -49,20 +49,11 @@ def compare(scored: pd.DataFrame, backbones: Sequence[str]) -> Compared:
 def documents(
     found: Compared, scored: pd.DataFrame, units: Sequence[Mapping[str, Any]], synthetic: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """metrics.json (its "metrics" are those of the report) and importance.json."""
-    rows = {
-        name: {area: interval.value for area, interval in areas.items()} | {"images": len(scored)}
-        for name, areas in found.parts.items()
-    }
-    numbers = {
-        f"{name}_{area}": interval.value for name, areas in found.parts.items() for area, interval in areas.items()
-    }
-    numbers |= {
-        f"{BOTH}_above_{name}_{area}_{end}": getattr(interval, end)
-        for name, areas in found.above.items()
-        for area, interval in areas.items()
-        for end in ("value", "low", "high")
-    }
+    """metrics.json and importance.json. "metrics" of the first are the report's: of both, and a row for each part."""
+    rows = {name: _row(areas, found.above.get(name), len(scored)) for name, areas in found.parts.items()}
+    numbers: dict[str, float] = {str(area): interval.value for area, interval in found.parts[BOTH].items()}
+    for area, interval in found.parts[BOTH].items():
+        numbers |= {f"{area}_low": interval.low, f"{area}_high": interval.high}
     trees = [
         {
             "fold": unit["fold"],
@@ -80,6 +71,17 @@ def documents(
         "metrics": {**numbers, "per_class": rows}, "classes": list(rows),
     }  # fmt: skip
     return metrics, {"synthetic": synthetic, **importance([unit["models"][BOTH]["gain"] for unit in units])}
+
+
+def _row(areas: Mapping[Area, Interval], above: Mapping[Area, Interval] | None, images: int) -> dict[str, Any]:
+    """A part in the report's table: its areas, their intervals, and how far the ensemble is above it."""
+    row: dict[str, Any] = {"images": images}
+    for area, interval in areas.items():
+        row |= {str(area): interval.value, f"{area}_interval": f"{interval.low:.3f} to {interval.high:.3f}"}
+        if above:
+            gain = above[area]
+            row[f"both_above_{area}"] = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
+    return row
 
 
 def importance(gains: Sequence[Mapping[str, float]]) -> dict[str, Any]:
