@@ -75,7 +75,7 @@ class CopyMove(nn.Module):
         """See the class; images may be uint8."""
         height, width = images.shape[-2:]
         beyond = (0, -width % self.unit, 0, -height % self.unit)
-        valid = F.pad(valid, beyond)
+        valid = F.pad(valid.bool(), beyond)
         pixels = F.pad(images.float() / 255, beyond) * valid[:, None]
         tokens, offsets = self._tokens(pixels, valid)
         cues, stem, flow = self._cues(pixels, valid, offsets)
