@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,12 @@ from outlast.errors import UsageError
 
 
 def library(name: str) -> Any:
-    """A module of onnx or onnxruntime. Raises UsageError that says what to install."""
+    """A module of onnx or onnxruntime, which reports to nobody. Raises UsageError that says what to install."""
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+        if name.startswith("onnxruntime"):  # its builds report usage over the network unless told not to
+            sys.modules["onnxruntime"].disable_telemetry_events()
+        return module
     except ImportError as error:
         raise UsageError(
             f"to write ONNX a package is needed that is not installed: {error}",

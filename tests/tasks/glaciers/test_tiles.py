@@ -73,7 +73,8 @@ def refused(root, **settings):
 
 def test_a_tile_becomes_a_row_and_a_sample(root):
     found = examples(root, window=SIZE)
-    assert found.facts == {"classes": ["background", "ice", "debris", "lake"], "bands": 3, "band_names": list(BANDS)}
+    assert found.facts == {"classes": ["background", "ice", "debris", "lake"], "ignore": 255, "gaps": ["bands"],
+                           "bands": 3, "band_names": list(BANDS)}  # fmt: skip
     assert found.table["id"].tolist() == sorted(path.stem for path in (root / "Band1").iterdir())
     row = found.table.iloc[4]
     assert (row["tile"], row["y"], row["x"], row["height"], row["width"], row["split"]) == (

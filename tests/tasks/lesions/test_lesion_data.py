@@ -7,13 +7,13 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from tests.tasks.lesions.conftest import ROWS, TEST_ROWS, edit, picture, write_hdf5, write_set
 
 from outlast.data.cache import build as build_cache
 from outlast.errors import DataError
 from outlast.task import Work
 from outlast.tasks.lesions import folds, layout, learner, table
 from outlast.tasks.lesions.config import DataConfig, LesionsData, QuickTest, StageConfig
+from toys.lesion_set import ROWS, TEST_ROWS, edit, picture, write_hdf5, write_set
 
 THREE = DataConfig(data=LesionsData(folds=3, image_size=32))
 

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.tasks.lesions.conftest import ROWS, TEST_ROWS, write_set
 
 import outlast
 from outlast.base.files import read_json
@@ -19,6 +18,7 @@ from outlast.plan import runner
 from outlast.task import Call, Predict, Train, topological
 from outlast.tasks.lesions import TASK, stages
 from outlast.tasks.lesions.extracted import embeddings, of_test, out_of_fold
+from toys.lesion_set import ROWS, TEST_ROWS, write_set
 
 SETTINGS = [
     "data.validation_negatives=12", "sampling.negatives_per_positive=null", "first.name=test_resnet",
