@@ -7,6 +7,8 @@ import pytest
 
 # Several test processes share the cores: threads that spin while they wait would slow each other down.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Tests import ONNX Runtime themselves, which would report its use over the network.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -197,8 +197,8 @@ def test_every_argument_of_train_has_a_word_that_the_command_line_knows(monkeypa
     asked = {
         name: values.get(name, stand_ins.get(type(item.default), lambda name: f"value-of-{name}")(name))
         for name, item in inspect.signature(outlast.train).parameters.items()
-        # A sweep with several processes is refused, and so are they on Kaggle.
-        if name not in ("task", "processes", "sweep", "on", "owner", "accelerator")
+        # Several processes are refused with a sweep, side by side and on Kaggle.
+        if name not in ("task", "processes", "sweep", "side_by_side", "on", "owner", "accelerator")
     }
     outlast.train("toys.plan", processes=2, **asked)
     _, module, name, *words = handed["command"]
@@ -210,6 +210,7 @@ def test_every_argument_of_train_has_a_word_that_the_command_line_knows(monkeypa
     assert (seen.pop("processes"), seen.pop("sweep")) == (1, ())
     assert (seen.pop("task"), seen.pop("data")) == ("toys.plan", ["data=leaves", "other=more"])
     del asked["data"], asked["deadline"]
+    assert [seen.pop(name) for name in ("side_by_side", "on", "owner", "accelerator")] == [1, "local", None, None]
     assert {name: str(value) for name, value in seen.items()} == {name: str(value) for name, value in asked.items()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-import sys
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ from outlast.errors import UsageError
 
 def library(name: str) -> Any:
     """A module of onnx or onnxruntime, which reports to nobody. Raises UsageError that says what to install."""
+    # ONNX Runtime 1.29 and later report their use over the network, from the import on, unless they are told not to
+    # before it. Whoever wants that sets the variable to 0.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        module = importlib.import_module(name)
-        if name.startswith("onnxruntime"):  # its builds report usage over the network unless told not to
-            sys.modules["onnxruntime"].disable_telemetry_events()
-        return module
+        return importlib.import_module(name)
     except ImportError as error:
         raise UsageError(
             f"to write ONNX a package is needed that is not installed: {error}",
