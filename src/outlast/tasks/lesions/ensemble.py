@@ -202,7 +202,8 @@ def _starts(
         return np.full(len(levels), same), np.full(len(test), same)
     from sklearn.linear_model import LogisticRegression
 
-    regression = LogisticRegression(max_iter=1000).fit(levels.to_numpy()[fitted], labels[fitted])
+    # Newton's method is exact for a handful of columns; scikit-learn 1.6 warns of its own call of SciPy's L-BFGS.
+    regression = LogisticRegression(solver="newton-cholesky").fit(levels.to_numpy()[fitted], labels[fitted])
     return regression.decision_function(levels.to_numpy()), regression.decision_function(test.to_numpy())
 
 
