@@ -29,7 +29,7 @@ def build(work: Work) -> Mapping[str, Any]:
     """Write submission.csv. Raises DataError if predictions and sample_submission.csv do not fit together."""
     assert work.examples is not None
     sample = read_sample(work.examples.root)
-    found = pd.read_csv(work.inputs["ensemble"] / PREDICTIONS, dtype={"id": str})
+    found = pd.read_csv(work.inputs["ensemble"] / PREDICTIONS, dtype={"id": str}, float_precision="round_trip")
     submission = submit(found, sample[ID].tolist(), work.config.submission.average)
     write_text(work.out / "submission.csv", submission.to_csv(index=False, lineterminator="\n"))
     values = submission[TARGET]
