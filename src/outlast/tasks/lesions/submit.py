@@ -29,7 +29,9 @@ def build(work: Work) -> Mapping[str, Any]:
     """Write submission.csv. Raises DataError if predictions and sample_submission.csv do not fit together."""
     assert work.examples is not None
     sample = read_sample(work.examples.root)
-    found = pd.read_csv(work.inputs["ensemble"] / PREDICTIONS, dtype={"id": str}, float_precision="round_trip")
+    # As text first: older pandas read a number with an error in its last bit.
+    text = pd.read_csv(work.inputs["ensemble"] / PREDICTIONS, dtype={"id": str, "probability": str})
+    found = text.astype({"probability": np.float64})
     submission = submit(found, sample[ID].tolist(), work.config.submission.average)
     write_text(work.out / "submission.csv", submission.to_csv(index=False, lineterminator="\n"))
     values = submission[TARGET]
