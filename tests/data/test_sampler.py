@@ -7,6 +7,7 @@ from outlast.data.sampler import (
     batch_bounds,
     batches_in,
     equal_batches,
+    in_rounds,
     occurrence_keys,
     pixel_balanced,
     shuffled,
@@ -83,3 +84,14 @@ def test_a_pixel_balanced_epoch_draws_each_class_from_rows_that_hold_it_in_the_s
 def test_a_pixel_balanced_sampler_without_any_wanted_class_says_so():
     with pytest.raises(DataError, match="no row holds a pixel"):
         pixel_balanced([[5, 0]], {1: 1.0}, 0, 0, count=4)
+
+
+def test_rounds_show_every_row_as_often_but_for_one_each_in_a_new_order():
+    order = in_rounds(5, seed=3, epoch=2, count=13)
+    assert order.dtype == np.int64 and len(order) == 13
+    assert [sorted(order[:5]), sorted(order[5:10])] == [list(range(5))] * 2
+    assert len(set(order[10:])) == 3
+    assert order[:5].tolist() != order[5:10].tolist()
+    other = in_rounds(5, seed=3, epoch=3, count=13)
+    assert other.tolist() != order.tolist() and in_rounds(5, seed=3, epoch=2, count=13).tolist() == order.tolist()
+    assert in_rounds(5, seed=3, epoch=2, count=5).tolist() == shuffled(5, 3, 2).tolist()

@@ -40,6 +40,12 @@ def shuffled(count: int, seed: int, epoch: int) -> Int64:
     return np.argsort(_stream(seed, epoch, 0, count), kind="stable").astype(np.int64)
 
 
+def in_rounds(rows: int, seed: int, epoch: int, *, count: int) -> Int64:
+    """Positions (count,) into `rows` rows, every row as often but for one: whole rounds, each in a new order."""
+    rounds = -(-count // rows)
+    return np.concatenate([shuffled(rows, seed, epoch * rounds + number) for number in range(rounds)])[:count]
+
+
 def balanced(
     labels: npt.ArrayLike, seed: int, epoch: int, *, count: int | None = None, shares: Mapping[int, float] | None = None
 ) -> Int64:

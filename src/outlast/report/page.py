@@ -19,7 +19,7 @@ from outlast.base.files import write_text
 from outlast.report import formats
 from outlast.report.advice import advice
 from outlast.report.class_curves import class_lines
-from outlast.report.classes import table_columns
+from outlast.report.classes import COSTS, table_columns
 from outlast.report.collect import collect
 from outlast.report.look import Look
 from outlast.report.parts import read_mistakes, read_scores
@@ -86,6 +86,7 @@ def render(run: Collected, figures: Sequence[Figure] = ()) -> str:
         figures=[_shown(figure, run, place) for place, figure in enumerate(figures or default_figures(run))],
         headline=headline(run),
         many_trainings=MANY_TRAININGS,
+        costs=COSTS,
         machine=machine(run),
         bars=strip(run.sessions, now),
         session_rows=_session_rows(run),

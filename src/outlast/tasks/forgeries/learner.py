@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from outlast.base.scratch import scratch_folder
 from outlast.data.find import find_root
-from outlast.data.sampler import shuffled
+from outlast.data.sampler import in_rounds
 from outlast.data.table import Examples
 from outlast.model.copy_move import CopyMove
 from outlast.model.copy_move_settings import rung_settings
@@ -55,9 +55,7 @@ def reads(config: StageConfig) -> Any:
 
 def order(config: StageConfig, table: pd.DataFrame, seed: int, epoch: int) -> np.ndarray:
     """Every image as often, shuffled, until there are as many crops as an epoch has."""
-    rounds = -(-config.data.samples // len(table))
-    rows = [shuffled(len(table), seed, epoch * rounds + number) for number in range(rounds)]
-    return np.concatenate(rows)[: config.data.samples]
+    return in_rounds(len(table), seed, epoch, count=config.data.samples)
 
 
 def draw(config: StageConfig, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:

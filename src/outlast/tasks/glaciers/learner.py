@@ -21,7 +21,7 @@ from outlast.base.scratch import hashes_of, scratch_folder
 from outlast.data import segment_augment as augmentation
 from outlast.data.distance import signed_distance
 from outlast.data.find import check_names, find_root
-from outlast.data.sampler import WANTED, Drawn, pixel_balanced, shuffled
+from outlast.data.sampler import WANTED, Drawn, in_rounds, pixel_balanced
 from outlast.data.table import Examples
 from outlast.data.texture import glcm
 from outlast.errors import DataError, DataNotFoundError, ModelError, listed
@@ -144,8 +144,7 @@ def order(config: GlaciersConfig, table: pd.DataFrame, seed: int, epoch: int) ->
     if sampling.balanced:
         pixels = table[[f"pixels_{number}" for number in range(len(CLASSES))]].to_numpy()
         return pixel_balanced(pixels, sampling.shares(), seed, epoch, count=count)
-    rounds = -(-count // len(table))
-    return np.concatenate([shuffled(len(table), seed, epoch * rounds + number) for number in range(rounds)])[:count]
+    return in_rounds(len(table), seed, epoch, count=count)
 
 
 def draw(config: GlaciersConfig, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:

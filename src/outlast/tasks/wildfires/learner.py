@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from outlast.data import augment as augmentation
 from outlast.data.find import check_names, find_root
 from outlast.data.readers import hash_files, list_images
-from outlast.data.sampler import shuffled
+from outlast.data.sampler import in_rounds
 from outlast.data.table import Examples
 from outlast.errors import DataError, TaskError, listed
 from outlast.model.distillation import bce, total
@@ -87,7 +87,7 @@ def reads(config: StageConfig) -> Any:
 def order(config: StageConfig, table: pd.DataFrame, seed: int, epoch: int) -> np.ndarray:
     """Every pair as often, shuffled: once, or as many times as it takes to show `epoch_pairs`."""
     rounds = max(math.ceil(config.data.epoch_pairs / len(table)), 1)
-    return np.concatenate([shuffled(len(table), seed, epoch * rounds + number) for number in range(rounds)])
+    return in_rounds(len(table), seed, epoch, count=rounds * len(table))
 
 
 def draw(config: StageConfig, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
