@@ -44,7 +44,9 @@ def bring(wish: str, run: Path, task: Task, config: TaskConfig, inputs: Path = K
     """
     places = [inputs] if wish == AUTO else [Path(wish)]
     refused: list[str] = []
-    found = [one for place in places for folder in _runs(place) if (one := _fitting(folder, task, config, refused))]
+    found = [
+        one for place in places for folder in runs_below(place) if (one := _fitting(folder, task, config, refused))
+    ]
     if wish != AUTO and not found:
         raise RunError(
             f"{wish} holds no run that this one could go on with",
@@ -69,7 +71,7 @@ def bring(wish: str, run: Path, task: Task, config: TaskConfig, inputs: Path = K
     return best.folder
 
 
-def _runs(place: Path, depth: int = 0) -> Iterator[Path]:
+def runs_below(place: Path, depth: int = 0) -> Iterator[Path]:
     """The run folders at or below a folder. Folders of thousands of files are not looked through."""
     if record.is_run(place):
         yield place
@@ -84,7 +86,7 @@ def _runs(place: Path, depth: int = 0) -> Iterator[Path]:
     for entry in sorted(inside, key=lambda entry: entry.name):
         left_out = entry.name.startswith(".") or (depth == 0 and entry.name in _LEFT_OUT)
         if not left_out and entry.is_dir(follow_symlinks=False):
-            yield from _runs(Path(entry.path), depth + 1)
+            yield from runs_below(Path(entry.path), depth + 1)
 
 
 def _fitting(folder: Path, task: Task, config: TaskConfig, refused: list[str]) -> _Found | None:
