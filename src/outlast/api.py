@@ -61,8 +61,8 @@ def train(
     session, of the accelerator's quota (`quota_left`, of which an hour costs `quota_rate` hours), and of the run's own
     time over all its sessions (`time_limit`). extend: the run may be made longer, by larger train.epochs,
     train.minimum_steps or train.patience_epochs. mirror: a folder or any fsspec URL that keeps a verified copy of the
-    run, from which it goes on if it is further there. previous: a folder with the output of an earlier session, or
-    "auto" for all inputs of a Kaggle notebook: the run goes on from there if it is further.
+    run, from which it goes on if it is further there. previous: a pack, a run folder or a folder that holds some, or
+    "auto" for all inputs of a Kaggle notebook: what they have more is taken over, stage by stage, as `unpack` does it.
 
     Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
     "stages_left"}; "stages" holds what each finished stage recorded, the scores among them. With `processes` above 1
@@ -163,15 +163,15 @@ def pack(run: str | Path, to: str | Path, *, stage: str | None = None, everythin
 
 
 def unpack(source: str | Path, out: str | Path) -> dict[str, Any]:
-    """Put a run in place at `out` from a pack, its unpacked folder, or a run folder, which may be read-only.
+    """Put a run in place at `out` from a pack, its unpacked folder, a run folder, or a folder that holds some of these.
 
-    Everything is verified before `out` is touched. A run that is there takes over what the other has more, stage by
-    stage; another run, or one that contradicts it, is refused. Returns {"run", "pack", "for", "stages": {name: what
+    All that is taken is verified before `out` is touched. A run that is there takes over what the other has more, stage
+    by stage; another run, or one that contradicts it, is refused. Returns {"run", "pack", "for", "stages": {name: what
     became of it}, "stages_left", "next_command"}. Raises CheckpointError (damaged), RunError or UsageError.
     """
-    from outlast.plan import pack as packing
+    from outlast.plan import arrivals
 
-    return packing.unpack(Path(source), Path(out))
+    return arrivals.unpack(Path(source), Path(out))
 
 
 def check_task(

@@ -78,7 +78,7 @@ def train(
     ] = None,
     previous: Annotated[
         str | None,
-        typer.Option(metavar="DIR|auto", help="Go on with an earlier session's output; auto: an attached one."),
+        typer.Option(metavar="PACK|RUN|auto", help="Go on with what came from elsewhere; auto: what is attached."),
     ] = None,
     extend: Annotated[
         bool, typer.Option("--extend", help="Make the run's training longer (train.epochs=...).")
@@ -133,7 +133,7 @@ def pack(
 
 @app.command()
 def unpack(
-    source: Annotated[Path, typer.Argument(metavar="PACK", help="FILE.zip, its unpacked folder, or a run folder.")],
+    source: Annotated[Path, typer.Argument(metavar="PACK", help="FILE.zip, its folder, a run, or what holds some.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder: new, or of the same run.")],
     as_json: AsJson = False,
 ) -> None:
