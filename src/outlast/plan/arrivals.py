@@ -125,6 +125,14 @@ def bring(
     return brought
 
 
+def complete(run: Path, source: Path) -> None:
+    """Take over into a run what another folder of the same run has besides. Raises RunError, CheckpointError."""
+    with _arrived([source], run, lambda records: None) as (arrivals, refused):
+        if refused:
+            raise refused[0]
+        _take(arrivals[0], run)
+
+
 # -- looking -----------------------------------------------------------------------------------------------------------
 
 
