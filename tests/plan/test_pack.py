@@ -16,8 +16,8 @@ import pytest
 import outlast
 from outlast.base import accident
 from outlast.base.files import MANIFEST, locked, sealed, write_manifest
-from outlast.errors import CheckpointError, OutlastError, RunError, UsageError
-from outlast.plan import carry
+from outlast.errors import CheckpointError, OutlastError, RunError, SaveError, UsageError
+from outlast.plan import arrivals, carry
 from outlast.plan.differences import compare_runs
 from toys import plan as toy
 
@@ -270,8 +270,29 @@ def test_what_nothing_reads_stays_where_there_is_little_room(whole, there, tmp_p
     assert there.train()["status"] == "finished" and there.steps == 0
     assert (run / "combine/metrics.json").read_bytes() == (whole / "combine/metrics.json").read_bytes()
     monkeypatch.undo()
-    outlast.unpack(home, run)  # with more room
+    arrivals.complete(run, home)  # with more room
     assert list((run / "train-fold1/best").rglob("*.safetensors"))
+
+
+def test_what_there_is_no_room_for_is_not_begun_anew(packed, there, tmp_path, monkeypatch):
+    (tmp_path / "input").mkdir()
+    shutil.copy(packed, tmp_path / "input")
+    monkeypatch.setattr("outlast.plan.arrivals.KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr("outlast.plan.arrivals._free", lambda arrival, run: 1000)
+    with pytest.raises(SaveError, match=r"and there are 1\.0 kB free"):
+        there.train(previous="auto")
+    assert not (there.folder / "run").exists() and not list(there.folder.glob(".tmp-*"))
+
+
+def test_a_record_of_somebody_else_among_the_inputs_keeps_nobody_from_training(there, tmp_path, monkeypatch, capsys):
+    for name, text in (("a", "[]"), ("b", '{"task": "toys.plan"}')):
+        (tmp_path / "input" / name).mkdir(parents=True)
+        (tmp_path / "input" / name / "run.json").write_text(text)
+    monkeypatch.setattr("outlast.plan.arrivals.KAGGLE_INPUT", tmp_path / "input")
+    there.train(previous="auto", stage="folds")
+    assert capsys.readouterr().err.count("not gone on with") == 2
+    with pytest.raises(UsageError, match="is what it would be unpacked to"):
+        outlast.unpack(there.folder / "run", there.folder / "run")
 
 
 def test_a_folder_that_is_no_run_is_not_replaced_by_one(packed, there):

@@ -53,7 +53,9 @@ def unpack(source: Path, out: Path) -> dict[str, Any]:
     """Put what `source` is or holds in place at `out`, or take over from it; see `outlast.unpack`."""
     if not out.name:
         raise UsageError(f"{out} is no name of a run folder", hint="give --out the folder that the run is to have")
-    places = attached.named(source)
+    places = [place for place in attached.named(source) if place.resolve() != out.resolve()]
+    if not places:
+        raise UsageError(f"{source} is what it would be unpacked to", hint="name another pack or run")
     with locked(out.parent / f".{out.name}.lock", f"another process is training in {out}"):
         _check_free(out)
         with _arrived(places, out, lambda records: None) as (arrivals, refused):
@@ -89,7 +91,7 @@ def bring(
 
     wish: a pack, a run or a folder that holds some; or "auto" for all that is attached. Only what is of the same task
     and configuration is taken. Raises UsageError or RunError if nothing that was named is; what is attached beside it
-    and does not fit is said in a sentence.
+    and does not fit is said in a sentence. Raises SaveError where there is no room: it is not begun anew then.
     """
     places = attached.among(inputs or KAGGLE_INPUT) if wish == AUTO else attached.named(Path(wish))
     places = [place for place in places if place.resolve() != run.resolve()]
@@ -125,6 +127,14 @@ def bring(
     return brought
 
 
+def complete(run: Path, source: Path) -> None:
+    """Take over into a run what another folder of the same run has besides. Raises RunError, CheckpointError."""
+    with _arrived([source], run, lambda records: None) as (arrivals, refused):
+        if refused:
+            raise refused[0]
+        _take(arrivals[0], run)
+
+
 # -- looking -----------------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +158,9 @@ def _arrived(places: Sequence[Path], run: Path, check: Check) -> Iterator[tuple[
                     _outline(found, outline)
                 check(outline)
                 arrivals.append(_Arrival(found, outline, _checked(found, outline)))
-            except (CheckpointError, RunError) as error:
+            except SaveError:  # nothing can be written here
+                raise
+            except OutlastError as error:
                 refused.append(error)
         ordered: list[_Arrival] = []
         for each in arrivals:  # stable: of two that are as far, the first one

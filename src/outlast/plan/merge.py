@@ -149,13 +149,14 @@ def _complete(staged: Path, here: Path) -> None:
 def _keep(run: Path, stages: Sequence[str]) -> None:
     """What gives way to more is kept beside the run, as links where the disk has them."""
     aside = bring_back.free_name(run)
-    names = [*carry.root_names(run), *(path.relative_to(run) for each in stages for path in (run / each).rglob("*"))]
+    paths = [run / name for name in carry.root_names(run)] + [p for each in stages for p in (run / each).rglob("*")]
 
     def fill(kept: Path) -> None:
-        for name in names:
-            if (run / name).is_file():
-                (kept / name).parent.mkdir(parents=True, exist_ok=True)
-                link(run / name, kept / name)
+        for path in paths:
+            target = kept / path.relative_to(run)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file():
+                link(path, target)
 
     place_folder(aside, fill, lambda kept: None)
     say(f"what {run} had of {', '.join(stages)} is kept in {aside}")

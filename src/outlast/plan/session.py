@@ -183,7 +183,8 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
     for sentence in moved:
         warn(sentence)
     kept.warn([*session.warnings, *moved])
-    kept.begin_session(compute.device.type, now, asked.quota_rate, limits.in_force(asked, session.machine))
+    in_force = limits.in_force(asked, session.machine)
+    kept.begin_session(compute.device.type, now, asked.quota_rate, in_force, asked.side_by_side)
     folder.check_shared(run, compute)
     # What took long in the sessions before is set aside from the first step of this one.
     durations = kept.durations

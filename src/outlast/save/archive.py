@@ -32,7 +32,7 @@ from outlast.base.files import (
     write_folder,
 )
 from outlast.base.log import Progress
-from outlast.errors import CheckpointError, RunError, SaveError, UsageError
+from outlast.errors import CheckpointError, SaveError, UsageError
 from outlast.save.space import in_words, room
 
 _PIECE_BYTES = 2**20
@@ -124,12 +124,12 @@ def fetch(archive: Archive, folder: Path, names: Collection[str], free: int) -> 
     """Write these files of the archive below a folder, each compared with its size and hash, and synced.
 
     free: bytes that may be written there. Raises CheckpointError that names the first file that is not what the
-    manifest says, RunError without room.
+    manifest says, SaveError without room.
     """
     wanted = {name: expected for name, expected in archive.files.items() if name in names}
     total = sum(int(expected["bytes"]) for expected in wanted.values())
     if total > free:
-        raise RunError(
+        raise SaveError(
             f"{archive.path} unpacks to {in_words(total)}, and there are {in_words(free)} free",
             hint="give --out a folder on a larger disk",
         )
