@@ -61,8 +61,8 @@ def train(
     session, of the accelerator's quota (`quota_left`, of which an hour costs `quota_rate` hours), and of the run's own
     time over all its sessions (`time_limit`). extend: the run may be made longer, by larger train.epochs,
     train.minimum_steps or train.patience_epochs. mirror: a folder or any fsspec URL that keeps a verified copy of the
-    run, from which it goes on if it is further there. previous: a folder with the output of an earlier session, or
-    "auto" for all inputs of a Kaggle notebook: the run goes on from there if it is further.
+    run, from which it goes on if it is further there. previous: a pack, a run folder or a folder that holds some, or
+    "auto" for all inputs of a Kaggle notebook: what they have more is taken over, stage by stage, as `unpack` does it.
 
     Returns {"status": "finished" | "stopped", "run", "reason", "next_command", "report", "synthetic", "stages",
     "stages_left"}; "stages" holds what each finished stage recorded, the scores among them. With `processes` above 1
@@ -114,14 +114,15 @@ def _train_on_kaggle(
     from outlast.plan.kaggle_sessions import Wish, train_on_kaggle
     from outlast.plan.request import listed_data
 
-    known = {"data", "out", "preset", "config", "overrides", "session_limit", "quota_rate"}
-    usual = {"resume": "auto", "fallback": True, "synthetic": False, "extend": False, "side_by_side": 1}
+    known = {"data", "out", "preset", "config", "overrides", "session_limit", "quota_rate", "side_by_side"}
+    usual = {"resume": "auto", "fallback": True, "synthetic": False, "extend": False}
     given = [name for name, value in asked.items() if name not in known and value != usual.get(name)]
-    given += [name for name, there in (("processes", processes != 1), ("sweep", bool(sweep))) if there]
+    given += ["sweep"] if sweep else []
     if given:
         raise UsageError(
             f"--on kaggle does not go with {', '.join('--' + name.replace('_', '-') for name in given)}",
-            hint="leave it out; on Kaggle there is one process per GPU, and each session goes on with the one before",
+            hint="leave it out: each session goes on with the one before"
+            + (", and each combination of a sweep is a training of its own, with its own --out" if sweep else ""),
         )
     if owner is None:
         raise UsageError(
@@ -132,7 +133,7 @@ def _train_on_kaggle(
             task=task, owner=owner, data=listed_data(asked["data"]), out=Path(asked["out"]) if asked["out"] else None,
             preset=asked["preset"], config=Path(asked["config"]) if asked["config"] else None,
             overrides=asked["overrides"], session_limit=asked["session_limit"], quota_rate=asked["quota_rate"],
-            accelerator=accelerator,
+            accelerator=accelerator, processes=processes, side_by_side=asked["side_by_side"],
         )
     )  # fmt: skip
 
@@ -163,15 +164,15 @@ def pack(run: str | Path, to: str | Path, *, stage: str | None = None, everythin
 
 
 def unpack(source: str | Path, out: str | Path) -> dict[str, Any]:
-    """Put a run in place at `out` from a pack, its unpacked folder, or a run folder, which may be read-only.
+    """Put a run in place at `out` from a pack, its unpacked folder, a run folder, or a folder that holds some of these.
 
-    Everything is verified before `out` is touched. A run that is there takes over what the other has more, stage by
-    stage; another run, or one that contradicts it, is refused. Returns {"run", "pack", "for", "stages": {name: what
+    All that is taken is verified before `out` is touched. A run that is there takes over what the other has more, stage
+    by stage; another run, or one that contradicts it, is refused. Returns {"run", "pack", "for", "stages": {name: what
     became of it}, "stages_left", "next_command"}. Raises CheckpointError (damaged), RunError or UsageError.
     """
-    from outlast.plan import pack as packing
+    from outlast.plan import arrivals
 
-    return packing.unpack(Path(source), Path(out))
+    return arrivals.unpack(Path(source), Path(out))
 
 
 def check_task(
@@ -188,6 +189,7 @@ def check_task(
     mirror: str | None = None,
     start_from: str | Path | None = None,
     processes: int = 1,
+    side_by_side: int = 1,
     synthetic: bool = False,
 ) -> dict[str, Any]:
     """Look for everything that can go wrong in a training, before it costs. Never stops at the first finding.
@@ -203,7 +205,8 @@ def check_task(
             task=task, data=data, out=Path(out) if out else None, preset=preset,
             config=Path(config) if config else None, overrides=overrides, session_limit=session_limit,
             quota_left=quota_left, quota_rate=quota_rate, mirror=mirror,
-            start_from=Path(start_from) if start_from else None, processes=processes, synthetic=synthetic,
+            start_from=Path(start_from) if start_from else None, processes=processes, side_by_side=side_by_side,
+            synthetic=synthetic,
         )
     )  # fmt: skip
 

@@ -78,7 +78,7 @@ def train(
     ] = None,
     previous: Annotated[
         str | None,
-        typer.Option(metavar="DIR|auto", help="Go on with an earlier session's output; auto: an attached one."),
+        typer.Option(metavar="PACK|RUN|auto", help="Go on with what came from elsewhere; auto: what is attached."),
     ] = None,
     extend: Annotated[
         bool, typer.Option("--extend", help="Make the run's training longer (train.epochs=...).")
@@ -133,7 +133,7 @@ def pack(
 
 @app.command()
 def unpack(
-    source: Annotated[Path, typer.Argument(metavar="PACK", help="FILE.zip, its unpacked folder, or a run folder.")],
+    source: Annotated[Path, typer.Argument(metavar="PACK", help="FILE.zip, its folder, a run, or what holds some.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder: new, or of the same run.")],
     as_json: AsJson = False,
 ) -> None:
@@ -162,6 +162,7 @@ def check(
     mirror: Annotated[str | None, typer.Option(metavar="URL", help="Where a copy will be kept.")] = None,
     start_from: Annotated[Path | None, typer.Option(help="Weights (.safetensors) to begin with.")] = None,
     processes: Annotated[int, typer.Option(metavar="N", help="Processes on this machine: one per GPU.")] = 1,
+    side_by_side: Annotated[int, typer.Option(metavar="N", help="Stages at a time, each on a GPU of its own.")] = 1,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Check the task's synthetic set.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -171,7 +172,7 @@ def check(
     result = api.check_task(
         task, data=data, out=out, preset=preset, config=config, overrides=overrides or [],
         session_limit=session_limit, quota_left=quota_left, quota_rate=quota_rate, mirror=mirror,
-        start_from=start_from, processes=processes, synthetic=synthetic,
+        start_from=start_from, processes=processes, side_by_side=side_by_side, synthetic=synthetic,
     )  # fmt: skip
     text = result.pop("text")
     _print(result, as_json, text)

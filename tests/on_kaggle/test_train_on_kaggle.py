@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +14,7 @@ import outlast
 from outlast.base.files import sha256
 from outlast.env import kaggle_process
 from outlast.errors import RunError, UsageError
-from outlast.plan import kaggle_sessions
+from outlast.plan import kaggle_sessions, preflight
 from outlast.plan.kaggle_kernel import Inputs, inputs
 from outlast.plan.kaggle_state import KaggleState
 from outlast.save.store import newest
@@ -135,6 +136,37 @@ def test_what_the_quota_leaves_is_the_longest_session(kaggle, sessions, tmp_path
     assert '"session_limit": "3420s"' in request["text"]
 
 
+@pytest.mark.parametrize(
+    ("options", "inside"),
+    [({"side_by_side": 2}, {"side_by_side": "2", "processes": "None"}),
+     ({"processes": 2}, {"side_by_side": "1", "processes": "2"}), ({}, {"side_by_side": "1", "processes": "None"})],
+)  # fmt: skip
+def test_how_two_gpus_are_used_is_said_in_the_session_and_in_the_next_command(
+    kaggle, sessions, tmp_path, monkeypatch, options, inside
+):
+    monkeypatch.setattr(kaggle_sessions, "_wait", lambda driver, session: None)
+    result = outlast.train("toys.one", out=tmp_path / "run", accelerator="NvidiaTeslaT4", **options, **ASK)
+    (versions,) = sessions.kernels.values()
+    for name, value in inside.items():
+        assert f'    "{name}": {value},\n' in versions[0].request["text"]
+    (said,) = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()] or [""]
+    assert said in result["next_command"] and ("--processes" in result["next_command"]) == ("processes" in options)
+
+
+def test_what_is_left_is_forecast_for_as_many_stages_at_a_time(tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    outlast.train("toys.plan", preset="smoke", out=run, overrides=ASK["overrides"])
+    asked = []
+    plan = kaggle_sessions.planning.plan
+    monkeypatch.setattr(kaggle_sessions.planning, "plan", lambda question: asked.append(plan(question)) or asked[-1])
+    for at_once in (1, 2):
+        wish = kaggle_sessions.Wish("toys.plan", "tester", quota_rate=1.0, side_by_side=at_once)
+        kaggle_sessions._say_forecast(SimpleNamespace(task=preflight.find_task("toys.plan"), run=run, wish=wish))
+    assert [["train-fold0", "train-fold1"] in found["at_once"] for found in asked] == [False, True]
+    assert asked[1]["quota_hours"] < asked[0]["quota_hours"]
+    assert "the whole plan: 1 session" in capsys.readouterr().err
+
+
 def test_a_failure_that_would_come_again_ends_it_with_a_diagnosis(kaggle, sessions, tmp_path):
     log = "starting\nerror: no data found for plants\n  What to do: name the folder with --data DIR\n"
     sessions.planned_failures = [("", log)]
@@ -175,8 +207,14 @@ def test_data_is_named_as_kaggle_names_it():
 
 
 def test_what_does_not_go_with_kaggle_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="--mirror, --processes"):
-        outlast.train("toys.one", out=tmp_path / "run", mirror="/elsewhere", processes=2, **ASK)
+    with pytest.raises(UsageError, match="--mirror, --sweep") as refused:
+        outlast.train("toys.one", out=tmp_path / "run", mirror="/elsewhere", sweep=["seed=1,2"], **ASK)
+    assert "each combination of a sweep is a training of its own" in refused.value.hint
+    with pytest.raises(UsageError, match="--side-by-side does not go with --processes"):
+        outlast.train("toys.one", out=tmp_path / "run", side_by_side=2, processes=2, **ASK)
+    for option in ("side_by_side", "processes"):
+        with pytest.raises(UsageError, match="3: NvidiaTeslaT4 has 2 GPUs"):
+            outlast.train("toys.one", out=tmp_path / "run", accelerator="NvidiaTeslaT4", **{option: 3}, **ASK)
     with pytest.raises(UsageError, match="needs --owner"):
         outlast.train("toys.one", out=tmp_path / "run", **{**ASK, "owner": None})
     with pytest.raises(UsageError, match="are for trainings on Kaggle"):

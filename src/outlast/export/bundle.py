@@ -201,7 +201,7 @@ def _config(recipe: Recipe) -> str:
         ('what is left of the weekly accelerator quota, such as "12h"; None: not watched', "quota_left", None),
         ("one per GPU, for one training; None: as many as there are GPUs", "processes", None),
         ("trainings at a time, one GPU each, for plans of several (folds); processes are then 1", "side_by_side", 1),
-        ('"auto": goes on with the run in an attached output of an earlier session; a folder; None: never',
+        ('"auto": goes on with what attached outputs and packs have done; a pack or a folder; None: never',
          "previous", "auto"),
         ('to submit, test rows whose image can\'t be read: "fill" predicts them without it; "refuse": an error',
          "gaps", "fill"),

@@ -72,7 +72,7 @@ def check() -> None:
 def plan() -> Path:
     """Say in which session what is done, from a few measured steps; returns the path of the picture."""
     picture = Path(tempfile.mkdtemp(prefix="outlast-plan-")) / "plan.png"
-    run("plan", *_words("plan"), "--gpus", str(_gpus() or 1), "--to", str(picture))
+    run("plan", *_words("plan"), "--gpus", str(CONFIG["side_by_side"]), "--to", str(picture))
     return picture
 
 
@@ -268,7 +268,6 @@ def _words(command: str) -> list[str]:
         processes = CONFIG["processes"] or (_gpus() if CONFIG["side_by_side"] == 1 else 1)
         words += ["--out", str(out()), "--processes", str(processes or 1)]
         words += ["--quota-left", CONFIG["quota_left"]] if CONFIG["quota_left"] else []
-    if command == "train" and CONFIG["side_by_side"] > 1:
         words += ["--side-by-side", str(CONFIG["side_by_side"])]
     if command == "train" and CONFIG["previous"] and not CONFIG["quick_test"]:
         words += ["--previous", CONFIG["previous"]]

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from outlast.base.files import read_json
 from outlast.base.log import say
 from outlast.errors import CheckpointError, RunError, TaskError, UsageError
+from outlast.export.sidecar import path_of
 from outlast.loop.memory import Portion
 from outlast.loop.setup import load_weights
 from outlast.model import own_weights
@@ -68,7 +69,7 @@ def read_sidecar(file: Path) -> dict[str, Any]:
             note = None  # reading the weights says what is wrong
         if note:
             return dict(json.loads(note))
-    beside = file.with_suffix(".json")
+    beside = path_of(file)
     return dict(read_json(beside)) if beside.is_file() else {}
 
 
