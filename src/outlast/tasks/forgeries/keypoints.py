@@ -21,7 +21,7 @@ from outlast.tasks.forgeries import geometry
 
 Float32 = npt.NDArray[np.float32]
 
-_CONTRAST = 0.015  # of a keypoint, at least; less than OpenCV's 0.04, for smooth regions
+_CONTRAST = 0.008  # of a keypoint, at least; less than OpenCV's 0.04, for smooth regions
 _ENLARGED, _ENLARGED_SIDE = 2.0, 1024.0  # how much at most, and up to which longer side in pixels
 _NEIGHBOURS = 6
 _RATIO = 0.75  # of the distance of a match to that of the next neighbour, at most

@@ -29,7 +29,7 @@ from outlast.data.readers import EXTENSIONS
 from outlast.errors import DataError, listed
 
 LAYOUT = "train_images/{authentic,forged} and train_masks/<case_id>.npy, an index.csv, or folders of such"
-INDEX, GROUPS = "index.csv", "groups.csv"
+INDEX, GROUPS, TESTS = "index.csv", "groups.csv", "test_images"
 CLASSES = ("authentic", "forged")
 
 
@@ -54,11 +54,16 @@ def looks_like_forgeries(root: Path) -> bool:
         return False
 
 
+def has_test_set(root: Path) -> bool:
+    """Whether a folder has pictures to be judged."""
+    return (root / TESTS).is_dir()
+
+
 def unlabelled_images(root: Path) -> list[Path]:
     """The pictures of test_images, by name. Raises DataError if there are none."""
-    images = [root / name for name in _pictures(root, "test_images")]
+    images = [root / name for name in _pictures(root, TESTS)]
     if not images:
-        raise DataError(f"{root} has no pictures in test_images", hint="name the folder that holds test_images")
+        raise DataError(f"{root} has no pictures in {TESTS}", hint=f"name the folder that holds {TESTS}")
     return images
 
 
