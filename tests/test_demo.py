@@ -102,7 +102,7 @@ def test_status_report_and_export_speak_of_this_run(demo, tmp_path):
     assert "SYNTHETIC" in text
     assert f"{result['metrics']['balanced_accuracy']:.3f}" in text
     files = outlast("export", run, "--to", tmp_path / "model.safetensors").stdout.split()
-    assert files == [str(tmp_path / "model.safetensors"), str(tmp_path / "model.json")]
+    assert files == [str(tmp_path / "model.safetensors"), str(tmp_path / "model.safetensors.json")]
 
 
 def test_the_same_command_again_has_nothing_to_do(demo):

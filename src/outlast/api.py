@@ -240,12 +240,31 @@ def evaluate(run: str | Path, *, data: str | Path | None = None, stage: str | No
     }
 
 
-def predict(run: str | Path, images: Sequence[str | Path], *, to: str | Path | None = None) -> dict[str, Any]:
+def predict(
+    run: str | Path,
+    images: Sequence[str | Path] = (),
+    *,
+    to: str | Path | None = None,
+    data: str | Path | None = None,
+    gaps: Literal["refuse", "fill"] = "refuse",
+) -> dict[str, Any]:
     """Predict images that were never seen; writes a CSV (`to`, or predictions.csv in the run folder).
 
     Folders among `images` stand for the images in them. Tasks that predict whole scenes write a folder (`to`, or
     predictions in the run folder) of one file per scene, with a table of them. Returns {"images", "csv", "rows"}.
+
+    Without images: a whole test set, with all that the finished run has made, as the competition wants it: `to`, or
+    submission.csv here. data: its folder; none: where training data are looked for. run may then be a folder that holds
+    the run. gaps: what is done with rows whose image can't be read; "fill" predicts them without it. Returns
+    {"submission", "rows": how many, "filled": {id: why}, ...}.
     """
+    if not images:
+        from outlast.plan import submit
+
+        target = Path(to) if to is not None else submit.DEFAULT
+        return submit.submit(Path(run), Path(data) if data is not None else None, target, fill=gaps == "fill")
+    if data is not None or gaps != "refuse":
+        raise UsageError("data and gaps are of a whole test set", hint="leave out either them or the images")
     from outlast.plan.deliver import Delivered
 
     opened = Delivered(Path(run))
@@ -326,16 +345,22 @@ def export_weights(
 
 
 def export_bundle(
-    subject: str | Path, to: str | Path, *, preset: str | None = None, overrides: Sequence[str] = ()
+    subject: str | Path,
+    to: str | Path,
+    *,
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    submit: bool = False,
 ) -> dict[str, Any]:
     """Write one file that trains a task where Outlast is not installed: a script (.py), or a notebook (.ipynb).
 
-    subject: a task, whose preset and settings are given; or the folder of a run, whose own are taken. Returns {"files",
+    subject: a task, whose preset and settings are given; or the folder of a run, whose own are taken. submit: the file
+    trains nothing, it predicts a test set with a finished run that is attached to it. Returns {"files",
     "bytes", "bytes_of_packages": those of other people's packages in it, "sources", "packages"}.
     """
     from outlast.plan import bundling
 
-    result = bundling.export(str(subject), Path(to), preset, overrides)
+    result = bundling.export(str(subject), Path(to), preset, overrides, submit=submit)
     return {**result, "files": [str(path) for path in result["files"]]}
 
 

@@ -257,21 +257,34 @@ def evaluate(
 
 @app.command()
 def predict(
-    run: RunFolder,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder; of a test set, also what holds it.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="[IMAGES]...", help="Image files, or folders of them.")
+    ] = None,
     to: Annotated[
         str | None,
-        typer.Option(help="The CSV to write; - is standard output; of scenes, a folder. Default: RUN/predictions.csv."),
+        typer.Option(
+            help="The CSV to write; - is standard output; of scenes, a folder. Default: RUN/predictions.csv; of a test "
+            "set submission.csv."
+        ),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A test set; default without IMAGES: where data are looked for.")
+    ] = None,
+    gaps: Annotated[
+        str, typer.Option(help="Rows of a test set whose image can't be read: refuse, or fill (without the image).")
+    ] = "refuse",
     as_json: AsJson = False,
 ) -> None:
-    """Predict images: a CSV, or a file per scene."""
+    """Predict images (a CSV, or a file per scene), or a whole test set: the competition's submission."""
     from outlast import api
 
+    if gaps not in ("refuse", "fill"):
+        raise UsageError(f"--gaps {gaps!r} is not known", hint="choose refuse or fill")
     if to == "-" and as_json:
         raise UsageError("--to - and --json both want standard output", hint="give one of them, or --to FILE")
-    result = api.predict(run, images, to=to)
-    _print(result, as_json, "" if to == "-" else result["csv"])
+    result = api.predict(run, images or [], to=to, data=data, gaps=gaps)  # type: ignore[arg-type]
+    _print(result, as_json, "" if to == "-" else result["csv" if images else "submission"])
 
 
 @app.command()
@@ -392,6 +405,10 @@ def export(
     data: Annotated[
         list[str] | None, typer.Option(metavar="DIR|NAME=DIR", help="ONNX: where the run's data are now.")
     ] = None,
+    submit: Annotated[
+        bool,
+        typer.Option("--submit", help="Of .py and .ipynb: one that submits with a finished run, and trains nothing."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Export a run's best weights for use without Outlast, or (.py, .ipynb) one file that trains a task anywhere."""
@@ -401,12 +418,12 @@ def export(
         given = {"--stage": stage, "--half": half, "--int8": int8, "--compare": compare, "--data": data}
         if named := [name for name, value in given.items() if value]:
             raise UsageError(f"{', '.join(named)}: not of {to.name}, which holds no weights", hint="leave it out")
-        bundle = api.export_bundle(subject, to, preset=preset, overrides=overrides or [])
+        bundle = api.export_bundle(subject, to, preset=preset, overrides=overrides or [], submit=submit)
         _print(bundle, as_json, bundle["files"][0])
         return
-    if preset is not None or overrides:
+    if preset is not None or overrides or submit:
         raise UsageError(
-            f"--preset and KEY=VALUE are not of {to.name}: a run has its own",
+            f"--preset, --submit and KEY=VALUE are not of {to.name}: a run has its own",
             hint="they go with kaggle.py or kaggle.ipynb",
         )
     result = api.export_weights(subject, to, stage=stage, half=half, int8=int8, compare=compare, data=data)

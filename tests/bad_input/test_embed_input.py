@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 import outlast
 from bad_input.conftest import CLASSES
+from outlast.export.sidecar import path_of
 
 
 def test_a_run_of_ordinary_classes_is_drawn_by_its_logits_and_says_so(trained, command, tmp_path):
@@ -97,7 +98,7 @@ def test_data_of_another_place_does_not_pass_for_the_split(a_run, refused):
 def test_weights_that_do_not_fit_are_refused(damage, trained, refused, tmp_path):
     file = tmp_path / ("model.pth" if damage == "cut pth" else "model.safetensors")
     outlast.export_weights(trained[0], file)
-    beside, names = file.with_suffix(".json"), [file]
+    beside, names = path_of(file), [file]
     said = json.loads(beside.read_text())
     if damage.startswith("cut"):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])

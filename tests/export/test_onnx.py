@@ -19,6 +19,7 @@ from outlast.errors import ModelError, RunError, UsageError
 from outlast.export import onnx_int8
 from outlast.export.onnx import TOLERANCE, Network, capture, compared, halved
 from outlast.export.onnx_session import Session
+from outlast.export.sidecar import path_of
 from outlast.model import latency
 from outlast.model.segmenter import SegmenterSettings, build, deployed
 from outlast.plan.deliver import Delivered
@@ -45,7 +46,7 @@ def exported(trained: Path) -> Path:
     """The trained classifier as a file, alone in a folder with its sidecar."""
     folder = trained.parent / "exported"
     result = outlast.export_weights(trained, folder / "model.onnx")
-    assert result["files"] == [str(folder / "model.onnx"), str(folder / "model.json")]
+    assert result["files"] == [str(folder / "model.onnx"), str(folder / "model.onnx.json")]
     return folder / "model.onnx"
 
 
@@ -93,10 +94,10 @@ def logits(model: Any, images: torch.Tensor) -> np.ndarray:
 
 
 def test_a_classifier_comes_back_as_it_was_with_its_provenance_inside(trained: Path, exported: Path) -> None:
-    assert sorted(path.name for path in exported.parent.iterdir()) == ["model.json", "model.onnx"]
+    assert sorted(path.name for path in exported.parent.iterdir()) == ["model.onnx", "model.onnx.json"]
     model = onnx.load(exported)
     onnx.checker.check_model(model, full_check=True)
-    sidecar = json.loads(exported.with_suffix(".json").read_text())
+    sidecar = json.loads(path_of(exported).read_text())
     assert json.loads(model.metadata_props[0].value) == sidecar
     record = json.loads((trained / "run.json").read_text())
     assert sidecar["synthetic"] is True
@@ -233,7 +234,7 @@ def test_static_integers_are_calibrated_on_training_images_which_are_named(
 ) -> None:
     there = json.loads((trained / "run.json").read_text())["data"]["classifier"]["path"]
     outlast.export_weights(gone, tmp_path / "small.onnx", int8="static", data=there)
-    sidecar = json.loads((tmp_path / "small.json").read_text())["onnx"]
+    sidecar = json.loads((tmp_path / "small.onnx.json").read_text())["onnx"]
     split = pd.read_csv(trained / "split.csv").set_index("id")["split"]
     assert sidecar["precision"]["weights"] == "int8"
     assert len(sidecar["calibration"]["images"]) > 10
@@ -270,7 +271,7 @@ def test_without_the_data_made_inputs_serve_and_what_needs_data_is_refused(
 ) -> None:
     outlast.export_weights(gone, tmp_path / "model.onnx")
     assert "made inputs" in capsys.readouterr().err
-    sidecar = json.loads((tmp_path / "model.json").read_text())["onnx"]
+    sidecar = json.loads((tmp_path / "model.onnx.json").read_text())["onnx"]
     assert sidecar["compared_with_torch"]["images"].startswith("made")
     with pytest.raises(RunError, match="--int8 static needs the data"):
         outlast.export_weights(gone, tmp_path / "small.onnx", int8="static")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import outlast
+from outlast.plan.exported import read_sidecar
 from outlast.save.store import best_weights
 
 WITHOUT_OUTLAST = """
@@ -22,7 +23,7 @@ sys.meta_path.insert(0, Refuse())
 path = sys.argv[1]
 weights = load_file(path) if path.endswith('.safetensors') else torch.load(path, weights_only=True)
 import timm
-sidecar = json.load(open(path.rsplit('.', 1)[0] + '.json'))
+sidecar = json.load(open(path + '.json'))
 model = timm.create_model(sidecar['model']['name'], num_classes=len(sidecar['output']['classes']))
 print(model.load_state_dict(weights))
 images = torch.zeros(2, *sidecar['input']['shape'][1:])
@@ -42,7 +43,7 @@ def trained(tmp_path_factory):
 def test_weights_load_in_plain_torch_without_outlast(trained, tmp_path, name):
     target = tmp_path / name
     result = outlast.export_weights(trained, target)
-    assert result["files"] == [str(target), str(tmp_path / "model.json")]
+    assert result["files"] == [str(target), f"{target}.json"]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_OUTLAST, str(target)], capture_output=True, text=True, check=False
     )
@@ -50,9 +51,22 @@ def test_weights_load_in_plain_torch_without_outlast(trained, tmp_path, name):
     assert done.stdout.splitlines() == ["<All keys matched successfully>", "(2, 4) False"]
 
 
+def test_exports_of_one_name_keep_a_sidecar_each(trained, tmp_path):
+    whole, small = tmp_path / "best.safetensors", tmp_path / "best.pth"
+    outlast.export_weights(trained, whole)
+    outlast.export_weights(trained, small, half=True)
+    assert "precision" not in read_sidecar(whole)
+    assert read_sidecar(small)["precision"]["parameters"] == "float16"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best.pth", "best.pth.json", "best.safetensors", "best.safetensors.json",
+    ]  # fmt: skip
+    whole.with_name("best.safetensors.json").unlink()
+    assert read_sidecar(whole)["task"] == "plants", "a safetensors file holds its sidecar too"
+
+
 def test_the_sidecar_says_where_the_weights_come_from(trained, tmp_path):
     outlast.export_weights(trained, tmp_path / "model.pth")
-    sidecar = json.loads((tmp_path / "model.json").read_text())
+    sidecar = json.loads((tmp_path / "model.pth.json").read_text())
     assert sidecar["synthetic"] is True
     assert sidecar["output"]["classes"] == ["early_blight", "healthy", "late_blight", "rust"]
     assert sidecar["input"]["shape"] == ["batch", 3, 32, 32]

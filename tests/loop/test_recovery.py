@@ -373,7 +373,7 @@ def test_exported_weights_say_which_model_it_is_and_why(runs, monkeypatch, tmp_p
     monkeypatch.setattr(toy, "LEARNER", dataclasses.replace(toy.LEARNER, step=step))
     runs.train("short", shortage=shortage)
     outlast.export_weights(runs.folder / "short", tmp_path / "model.safetensors")
-    rung = json.loads((tmp_path / "model.json").read_text())["rung"]
+    rung = json.loads((tmp_path / "model.safetensors.json").read_text())["rung"]
     assert (rung["rung"], rung["wanted"]) == ("narrow", "wide")
     assert "CUDA out of memory" in rung["reason"]
 

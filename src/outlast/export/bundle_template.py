@@ -53,6 +53,11 @@ class Stop(SystemExit):
 
 def main() -> None:
     """All steps, as `python FILE` does them. A run that was begun here was checked when it was."""
+    if CONFIG["do"] == "submit":
+        submit()
+        return
+    if CONFIG["do"] != "train":
+        raise Stop(f"CONFIG says do = {CONFIG['do']!r}; it is either 'train' or 'submit'")
     if CONFIG["check"] and not (out() / "run.json").is_file():
         check()
     train()
@@ -74,6 +79,15 @@ def plan() -> Path:
 def train() -> None:
     """Train until it is finished or the session must end. A run that an attached output holds goes on from there."""
     run("train", *_words("train"))
+
+
+def submit() -> None:
+    """Write submission.csv for the test set that is there now, with a finished run among the inputs. Trains nothing."""
+    finished = CONFIG["previous"] if CONFIG["previous"] not in ("auto", None) else _attached()
+    kept = KAGGLE / "working" if ON_KAGGLE else Path()
+    data = CONFIG["data"].get("data") if isinstance(CONFIG["data"], dict) else CONFIG["data"]
+    words = ["--data", str(_mounted(data))] if data else []
+    run("predict", str(finished), *words, "--to", str(kept / "submission.csv"), "--gaps", CONFIG["gaps"])
 
 
 def figures() -> list[Path]:
@@ -265,6 +279,13 @@ def _mounted(place: str) -> Path:
     slug = place.rpartition("/")[2]
     places = [f"datasets/{place}", f"competitions/{slug}", slug]
     return next((path for path in (KAGGLE / "input" / name for name in places) if path.is_dir()), Path(place))
+
+
+def _attached() -> Path:
+    """Where a finished run lies: the run folder if it is finished here, else somewhere among the inputs."""
+    record = out() / "run.json"
+    here = record.is_file() and json.loads(record.read_text(encoding="utf-8"))["status"] == "finished"
+    return out() if here else KAGGLE / "input"
 
 
 def _gpus() -> int:

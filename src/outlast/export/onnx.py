@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from outlast.base import files
-from outlast.base.files import plain, write_bytes, write_json
+from outlast.base.files import plain, write_bytes
 from outlast.errors import ModelError, UsageError
+from outlast.export import sidecar as sidecars
 from outlast.export.onnx_library import library, quiet
 from outlast.export.onnx_session import Session
 
@@ -167,9 +168,7 @@ def write(model: Any, target: Path, sidecar: Mapping[str, Any]) -> list[Path]:
     whole = copy.deepcopy(model)
     onnx.helper.set_model_props(whole, {"sidecar": json.dumps(plain(dict(sidecar)), ensure_ascii=False)})
     write_bytes(target, whole.SerializeToString(deterministic=True))
-    beside = target.with_suffix(".json")
-    write_json(beside, sidecar)
-    return [target, beside]
+    return [target, sidecars.write(target, sidecar)]
 
 
 def compared(run: Any, module: Named, samples: Sequence[Tensor]) -> tuple[float, float]:

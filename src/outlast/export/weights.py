@@ -21,8 +21,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from outlast.base import files
-from outlast.base.files import plain, write_bytes, write_json
+from outlast.base.files import plain, write_bytes
 from outlast.errors import UsageError, listed
+from outlast.export import sidecar as sidecars
 
 FORMATS = (".safetensors", ".pth")
 
@@ -54,9 +55,7 @@ def export(model: nn.Module, target: Path, sidecar: Mapping[str, Any], *, half: 
         buffer = io.BytesIO()
         torch.save(weights, buffer)
         write_bytes(target, buffer.getvalue())
-    beside = target.with_suffix(".json")
-    write_json(beside, sidecar)
-    return [target, beside]
+    return [target, sidecars.write(target, sidecar)]
 
 
 def _halved(weights: Mapping[str, Tensor], parameters: Collection[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

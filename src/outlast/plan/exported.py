@@ -17,8 +17,10 @@ from safetensors import SafetensorError, safe_open
 from outlast.base.files import read_json
 from outlast.base.log import say
 from outlast.errors import CheckpointError, RunError, TaskError, UsageError
+from outlast.export.sidecar import path_of
 from outlast.loop.memory import Portion
 from outlast.loop.setup import load_weights
+from outlast.model import own_weights
 from outlast.plan.members import Opened
 from outlast.save.format import read_weights
 from outlast.task import Inputs, Member, Train
@@ -44,7 +46,8 @@ def open_exported(
             f"{file} holds several models ({', '.join(sidecar['stages'])})", hint="export one with `--stage NAME`"
         )
     rung = _rung(sidecar, stage, file)
-    model = stage.learner.model(stage.config, Inputs(facts, {need: run / need for need in stage.needs}), rung)
+    with own_weights.coming():
+        model = stage.learner.model(stage.config, Inputs(facts, {need: run / need for need in stage.needs}), rung)
     deployed = stage.learner.deploy(stage.config, model)
     if not set(model.parameters()).issuperset(deployed.parameters()):
         raise TaskError(
@@ -66,7 +69,7 @@ def read_sidecar(file: Path) -> dict[str, Any]:
             note = None  # reading the weights says what is wrong
         if note:
             return dict(json.loads(note))
-    beside = file.with_suffix(".json")
+    beside = path_of(file)
     return dict(read_json(beside)) if beside.is_file() else {}
 
 

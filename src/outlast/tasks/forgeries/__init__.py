@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from outlast.task import Call, Delivery, Figure, Predict, Rows, Stage, Task, Train
 from outlast.tasks.forgeries import learner as forgeries
-from outlast.tasks.forgeries import use
+from outlast.tasks.forgeries import unseen, use
 from outlast.tasks.forgeries.config import PRESETS, ForgeriesConfig, MatchConfig, StageConfig
 from outlast.tasks.forgeries.scores import (
     CALIBRATE,
@@ -62,6 +62,7 @@ def deliver(config: ForgeriesConfig) -> Delivery:
         together=use.members_together,
         scenes=use.scenes,
         judge=use.judge,
+        submit=unseen.submit,
     )
 
 
