@@ -85,6 +85,17 @@ def test_it_goes_on_session_after_session_and_ends_as_the_run_at_home(kaggle, se
 
 
 @pytest.mark.slow
+def test_two_processes_for_one_training_end_on_kaggle_as_two_at_home(kaggle, sessions, tmp_path):
+    result = outlast.train("toys.one", out=tmp_path / "run", processes=2, **ASK)
+    assert result["status"] == "finished"
+    settings = {"preset": "smoke", "overrides": ASK["overrides"]}
+    outlast.train("toys.one", out=tmp_path / "home", processes=2, **settings)
+    assert results(tmp_path / "run") == results(tmp_path / "home")
+    (session,) = json.loads((tmp_path / "run/run.json").read_text())["sessions"]
+    assert session["bounds"]["processes"] == "2"
+
+
+@pytest.mark.slow
 def test_a_run_begun_at_home_goes_on_on_kaggle_from_a_pack_among_the_data(kaggle, sessions, tmp_path):
     """The pack is a private data set; Kaggle has unpacked it into a folder. It ends as the run that stayed at home."""
 
