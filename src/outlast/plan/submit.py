@@ -17,12 +17,14 @@ import numpy as np
 from outlast.base.clock import Durations
 from outlast.base.files import check_target, write_json, write_text
 from outlast.base.log import say, warn
+from outlast.config.identity import digest
 from outlast.data.shards import read_shards
 from outlast.data.table import Examples
+from outlast.env import host
 from outlast.errors import OutlastError, RunError, UsageError, listed
 from outlast.loop.evaluate import predict
 from outlast.loop.samples import open_loader
-from outlast.plan import attached, carry, ledger, record
+from outlast.plan import arrivals, attached, carry, ledger, record
 from outlast.plan.deliver import Delivered
 from outlast.plan.members import open_members
 from outlast.plan.sources import SYNTHETIC
@@ -67,12 +69,14 @@ def submit(place: Path, data: Path | None, to: Path, *, fill: bool) -> dict[str,
 
 
 def finished_run(place: Path) -> Path:
-    """The run at a place, or the only finished one of those that lie below it. Raises RunError."""
-    if record.is_run(place):
-        if lack := _lack(place):
-            raise RunError(f"{place} can't predict: {lack}", hint="train it to its end first, or bring all of it here")
-        return place
-    found = {run: _lack(run) for run in attached.among(place) if not attached.is_pack(run)}
+    """The run or pack at a place, or the only finished one of those that lie below it. Raises RunError.
+
+    What is a zip file is unpacked to the scratch disk, everything else is read where it lies.
+    """
+    runs = [_opened(one) for one in ([place] if place.is_file() else attached.among(place))]
+    found = {run: _lack(run) for run in runs}
+    if list(found) == [place] and found[place]:
+        raise RunError(f"{place} can't predict: {found[place]}", hint="train it to its end, or bring all of it here")
     finished = [run for run, lack in found.items() if not lack]
     if len(finished) == 1:
         return finished[0]
@@ -87,6 +91,18 @@ def finished_run(place: Path) -> Path:
         details=[f"{run}: {lack}" for run, lack in found.items()],
         hint="name the folder that `outlast train` wrote; on Kaggle, attach the output of the notebook that finished",
     )
+
+
+def _opened(place: Path) -> Path:
+    """The folder of a run, or what was unpacked of a pack."""
+    if place.is_dir():
+        return place
+    status = place.stat()
+    known = digest([str(place.resolve()), status.st_size, status.st_mtime_ns])
+    folder = host.detect().scratch / "unpacked" / f"{place.stem}-{known[:12]}"
+    if not record.is_run(folder):
+        arrivals.unpack(place, folder)
+    return folder
 
 
 def _lack(run: Path) -> str:

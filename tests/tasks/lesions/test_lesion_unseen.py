@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -200,6 +201,20 @@ def test_only_a_finished_run_predicts_and_it_is_found_below_a_folder(run, data, 
     model.write_text(model.read_text() + "\n")
     with pytest.raises(RunError, match="is not what was recorded"):
         predict(place / "lesions-t4", data, tmp_path)
+
+
+def test_a_pack_predicts_too_unpacked_by_a_platform_or_as_the_file_that_it_is(run, data, tmp_path):
+    place = tmp_path / "input" / "datasets" / "me" / "packed"
+    place.mkdir(parents=True)
+    outlast.pack(run, place / "run.zip", everything=True)
+    own = (run / "submit" / "submission.csv").read_bytes()
+    told = outlast.predict(tmp_path / "input", data=data, to=tmp_path / "submission.csv")
+    assert (tmp_path / "submission.csv").read_bytes() == own
+    assert not Path(told["run"]).is_relative_to(tmp_path)  # unpacked to the scratch disk: inputs can't be written to
+    shutil.unpack_archive(place / "run.zip", place)
+    (place / "run.zip").unlink()
+    assert outlast.predict(tmp_path / "input", data=data, to=tmp_path / "again.csv")["run"] == str(place)
+    assert (tmp_path / "again.csv").read_bytes() == own
 
 
 def test_images_and_a_test_set_are_two_questions(run, data, tmp_path):
