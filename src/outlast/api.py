@@ -595,6 +595,28 @@ def kaggle_quota() -> dict[str, Any]:
     return {name: asdict(item) for name, item in kaggle_client.quota().items()}
 
 
+def list_data(task: str | None = None) -> dict[str, Any]:
+    """The public data sets that tasks name: {"data_sets": [{"task", "name", "what", "terms", "page", ...}], "text"}."""
+    from outlast.plan import public_data
+
+    found = public_data.catalogue(task)
+    return {
+        "data_sets": [{"task": owner, **asdict(each)} for owner, each in found],
+        "text": public_data.table(found),
+    }
+
+
+def get_data(name: str, *, to: str | Path | None = None, task: str | None = None) -> dict[str, Any]:
+    """Fetch a public data set into a folder (data/NAME unless given), going on where an earlier attempt broke off.
+
+    Says its terms and size first. Returns {"name", "task", "folder", "terms", "page", "bytes", "compared", "command":
+    what to type next}. Raises UsageError for a name that there is not, RunError if it can't be had or has no room.
+    """
+    from outlast.plan import public_data
+
+    return public_data.get(name, Path(to) if to is not None else None, task)
+
+
 def demo(*, out: str | Path = "runs/demo") -> dict[str, Any]:
     """The main job in a minute or two on the synthetic leaves, with a stop and a resume in the middle."""
     from outlast.plan.demo import run_demo

@@ -14,6 +14,7 @@ from outlast.task import Call, Delivery, Figure, Predict, Rows, Stage, Task, Tra
 from outlast.tasks.lesions import ensemble, folds, learner, scores, submit, unseen, use
 from outlast.tasks.lesions.config import PRESETS, LesionsConfig
 from outlast.tasks.lesions.extracted import training_stage
+from outlast.tasks.lesions.public import DATA_SETS
 from outlast.tasks.lesions.scores import EXTRACT, TESTED
 from outlast.tasks.lesions.synthetic import write
 from outlast.tasks.lesions.table import TEST_FOLD
@@ -99,4 +100,5 @@ TASK = Task(
         ),
     ),
     quick=("quick.enabled=true", "quick.epochs=2"),
+    data_sets=DATA_SETS,
 )
