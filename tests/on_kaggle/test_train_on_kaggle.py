@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import outlast
+from outlast.base.clock import Deadline
 from outlast.base.files import sha256
 from outlast.env import kaggle_process
 from outlast.errors import RunError, UsageError
@@ -81,6 +82,43 @@ def test_it_goes_on_session_after_session_and_ends_as_the_run_at_home(kaggle, se
     for path in (tmp_path / "run.kaggle").rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes()
     assert kaggle.refused == []
+
+
+@pytest.mark.slow
+def test_two_processes_for_one_training_end_on_kaggle_as_two_at_home(kaggle, sessions, tmp_path):
+    result = outlast.train("toys.one", out=tmp_path / "run", processes=2, **ASK)
+    assert result["status"] == "finished"
+    settings = {"preset": "smoke", "overrides": ASK["overrides"]}
+    outlast.train("toys.one", out=tmp_path / "home", processes=2, **settings)
+    assert results(tmp_path / "run") == results(tmp_path / "home")
+    (session,) = json.loads((tmp_path / "run/run.json").read_text())["sessions"]
+    assert session["bounds"]["processes"] == "2"
+
+
+@pytest.mark.slow
+def test_a_run_begun_at_home_goes_on_on_kaggle_from_a_pack_among_the_data(kaggle, sessions, tmp_path):
+    """The pack is a private data set; Kaggle has unpacked it into a folder. It ends as the run that stayed at home."""
+
+    class Soon(Deadline):
+        asked = 0
+
+        def remaining(self):
+            self.asked += 1
+            return float("inf") if self.asked < 12 else 0.0
+
+    settings = {"preset": "smoke", "overrides": ASK["overrides"]}
+    assert outlast.train("toys.one", out=tmp_path / "begun", deadline=Soon(), **settings)["status"] == "stopped"
+    pack = tmp_path / "next.zip"
+    outlast.pack(tmp_path / "begun", pack)
+    token = kaggle.store.start_upload(pack.name, pack.stat().st_size)
+    kaggle.store.receive(token, pack.read_bytes(), None)
+    kaggle.store.create("tester/begun-at-home", "begun at home", True, [{"token": token}], [])
+    result = outlast.train("toys.one", out=tmp_path / "run", data=["tester/begun-at-home"], **ASK)
+    assert result["status"] == "finished" and len(result["sessions"]) == 1
+    outlast.train("toys.one", out=tmp_path / "home", **settings)
+    assert results(tmp_path / "run") == results(tmp_path / "home")
+    begun, went_on = json.loads((tmp_path / "run/run.json").read_text())["sessions"]
+    assert begun["to_step"] == went_on["from_step"] > 0
 
 
 def test_the_computer_may_be_off_in_between(kaggle, sessions, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ from outlast.save import archive, snapshot
 from outlast.save.archive import Archive
 from outlast.save.need import limit_of
 from outlast.save.space import in_words, room
-from outlast.task import Stage, Task
+from outlast.task import Call, Stage, Task
 
 AUTO = "auto"
 _SMALL_BYTES = 10**6
@@ -302,11 +302,12 @@ def _selection(
 
 
 def _still_read(arrival: _Arrival, run: Path) -> set[str]:
-    """The stages whose outputs are read by what is still to be done then, or by what the task delivers."""
+    """The stages whose outputs are read by what is still to be done then, or may be by what the task delivers."""
     task, config, plan = carry.plan_of(arrival.outline)
     folders = (arrival.outline, run)
     undone = [each for each in plan if not any((at / each.name / ledger.RECORD).is_file() for at in folders)]
-    return {name for each in undone for name in carry.read_by(each, plan)} | set(task.deliver(config).models)
+    delivered = {*task.deliver(config).models, *(each.name for each in plan if isinstance(each, Call))}
+    return {name for each in undone for name in carry.read_by(each, plan)} | delivered
 
 
 def _words_of_left(arrival: _Arrival, left: Mapping[str, Sequence[str]]) -> str:

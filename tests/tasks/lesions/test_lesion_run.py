@@ -196,7 +196,7 @@ def test_image_models_are_scored_predicted_and_exported_together(run, data, tmp_
     assert [row["file"] for row in rows] == [str(path) for path in files]
     assert all(0 < row["probability"] < 1 for row in rows)
     outlast.export_weights(run, tmp_path / "lesions.safetensors")
-    told = read_json(tmp_path / "lesions.json")
+    told = read_json(tmp_path / "lesions.safetensors.json")
     assert told["output"]["classes"] == ["benign", "malignant"]
 
 

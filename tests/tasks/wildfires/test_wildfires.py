@@ -144,7 +144,7 @@ def test_weights_of_the_student_are_delivered_without_what_only_its_training_nee
 
     bare = load_file(tmp_path / "student.safetensors")
     LightweightCnn(width=8, dropout=0.1).load_state_dict(bare)
-    told = json.loads((tmp_path / "student.json").read_text())
+    told = json.loads((tmp_path / "student.safetensors.json").read_text())
     assert told["output"]["labels"] == ["fire", "smoke"]
     assert list(told["input"]) == ["rgb", "steps"]
 
