@@ -100,7 +100,12 @@ def examples_of(plan: Sequence[Stage], roots: Mapping[str, Path], run: Path | No
         for name, item in found.items():
             path = run / split_name(name, found)
             if path.is_file():
-                table = obey(item.table, path, decided=DECIDED, compared=item.batch_columns)
+                try:
+                    table = obey(item.table, path, decided=DECIDED, compared=item.batch_columns)
+                except DataError as error:
+                    if _all_done(plan, name, run):
+                        error.hint = f"{error.hint}; the run is finished: `outlast predict {run}` uses it on other data"
+                    raise
                 found[name] = replace(item, table=table)
         record.check_same_data(run, {name: item.fingerprint for name, item in found.items()})
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from outlast.plan import arrivals, attached, carry, ledger, record
 from outlast.plan.deliver import Delivered
 from outlast.plan.members import open_members
 from outlast.plan.sources import SYNTHETIC
-from outlast.task import Call, Together, Unseen
+from outlast.task import Call, Delivery, Submission, Together, Unseen
 
 DEFAULT = Path("submission.csv")
 
@@ -43,13 +43,12 @@ def submit(place: Path, data: Path | None, to: Path, *, fill: bool) -> dict[str,
     if to.suffix != ".csv":
         raise UsageError(f"a submission is written as .csv, not as {to.name!r}", hint="give --to submission.csv")
     check_target(to)
+    if record.is_run(place):
+        task, config, _ = carry.plan_of(place)
+        _submitting(task.name, task.deliver(config))  # before it is asked whether the run is finished
     run = finished_run(place)
     opened = Delivered(run)
-    if opened.delivery.submit is None:
-        raise UsageError(
-            f"the task {opened.task.name!r} has no submission of a test set", hint="name images to predict instead"
-        )
-    found = opened.delivery.submit(
+    found = _submitting(opened.task.name, opened.delivery)(
         Unseen(
             config=opened.settings, root=data, run=run, device=opened.compute.device,
             members=lambda: opened.opened.members,
@@ -66,6 +65,13 @@ def submit(place: Path, data: Path | None, to: Path, *, fill: bool) -> dict[str,
     write_json(to.with_suffix(".json"), told)
     _tell(told)
     return told
+
+
+def _submitting(task: str, delivery: Delivery) -> Callable[[Unseen], Submission]:
+    """What predicts a test set. Raises UsageError for a task that has no such thing."""
+    if delivery.submit is None:
+        raise UsageError(f"the task {task!r} has no submission of a test set", hint="name images to predict instead")
+    return delivery.submit
 
 
 def finished_run(place: Path) -> Path:

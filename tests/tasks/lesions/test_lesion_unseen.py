@@ -18,6 +18,7 @@ from outlast.tasks.lesions import TASK, boosted, unseen
 from outlast.tasks.lesions.ensemble_columns import table_columns
 from outlast.tasks.lesions.ensemble_scores import TABLE
 from toys.lesion_set import ROWS, picture, tables, write_hdf5, write_set
+from toys.run_folder import make_run
 
 SETTINGS = [
     "sampling.negatives_per_positive=null", "train.epochs=1", "train.batch_size=16", "views=flips", "train.threads=1",
@@ -182,6 +183,16 @@ def edit(folder, change):
     change(pd.read_csv(path)).to_csv(path, index=False)
 
 
+def test_training_with_another_test_set_is_refused_and_says_what_does_that(run, data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    hidden = test_set(tmp_path / "set", 4)
+    for path in hidden.iterdir():
+        shutil.copyfile(path, tmp_path / "data" / path.name)
+    with pytest.raises(DataError) as caught:
+        outlast.train("lesions", data=tmp_path / "data", out=run, preset="smoke", overrides=SETTINGS)
+    assert "added: NEW_500" in str(caught.value) and f"`outlast predict {run}`" in caught.value.hint
+
+
 def test_only_a_finished_run_predicts_and_it_is_found_below_a_folder(run, data, tmp_path):
     place = tmp_path / "input" / "notebooks" / "me" / "training"
     shutil.copytree(run, place / "lesions-t4")
@@ -220,6 +231,9 @@ def test_a_pack_predicts_too_unpacked_by_a_platform_or_as_the_file_that_it_is(ru
 def test_images_and_a_test_set_are_two_questions(run, data, tmp_path):
     with pytest.raises(UsageError, match="whole test set"):
         outlast.predict(run, [data / "train-image"], data=data)
+    with pytest.raises(UsageError, match="no submission of a test set") as caught:
+        outlast.predict(make_run(tmp_path / "other"))
+    assert caught.value.hint == "name images to predict instead"
     with pytest.raises(UsageError, match=r"\.csv"):
         outlast.predict(run, data=data, to=tmp_path / "submission.zip")
 
