@@ -62,7 +62,8 @@ def find_root(
             return next(iter(unique.values()))
     raise DataNotFoundError(
         f"no data found for {task_name}",
-        hint="name the folder with --data DIR; for a synthetic set, on purpose, use --preset smoke",
+        hint="name the folder with --data DIR (`outlast data list` shows public ones); for a synthetic set, on purpose,"
+        " use --preset smoke",
         details=[
             "$OUTLAST_DATA is not set",
             f"{kaggle_input}: "

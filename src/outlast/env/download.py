@@ -93,6 +93,7 @@ def _attempt(address: str, part: Path, arrived: Arrived) -> Mapping[str, str]:
             _append(answer, part, here, total, arrived)
             return headers
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 416:  # what is here is no beginning of what is there
             part.unlink(missing_ok=True)
         raise _Broken(f"the server answers {error.code}", passing=error.code in _PASSING | {416}) from None

@@ -59,6 +59,26 @@ def test_splits_scenes_and_pixels_come_from_the_files_of_glacier_mapping(tmp_pat
     assert found.table["hash"].is_unique and found.notes == ()
 
 
+def test_published_masks_have_three_planes_in_two_orders_and_their_values_tell_which(tmp_path):
+    """In slices: all ice, clean ice, debris. In splits: clean ice, debris, no ice."""
+    own = planes(np.uint8)
+    own[:8, :, 0] = own[:8, :, 0] & ~own[:8, :, 1]  # where one plane is set in each pixel there is no overlap
+    union = np.concatenate([own.any(axis=2, keepdims=True).astype(np.uint8), own], axis=2)
+    neither = np.concatenate([own, 1 - own.any(axis=2, keepdims=True).astype(np.uint8)], axis=2)
+    overlap = planes(np.uint8)
+    both = np.concatenate([overlap.any(axis=2, keepdims=True).astype(np.uint8), overlap], axis=2)
+    masks = {"a_{}_0": own, "b_{}_0": union, "c_{}_0": neither, "d_{}_0": both, "e_{}_0": np.zeros_like(union)}
+    for number, (name, mask) in enumerate(masks.items()):
+        save(tmp_path, name, patch(number), mask)
+    table = hkh.examples(tmp_path).table.set_index("id")
+    pixels = table[["pixels_0", "pixels_1", "pixels_2"]].to_numpy().tolist()
+    assert pixels == [[96, 96, 64]] * 4 + [[256, 0, 0]]
+    windows = [hkh.read_window(tmp_path, row, (0, 1)) for row in table.to_dict("records")]
+    assert all(np.array_equal(window["mask"], windows[0]["mask"]) for window in windows[1:4])
+    save(tmp_path, "f_{}_0", patch(9), np.random.default_rng(0).integers(0, 2, (SIZE, SIZE, 3)).astype(np.uint8))
+    assert "f_mask_0.npy: its three planes are neither" in problem(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "word"),
     [

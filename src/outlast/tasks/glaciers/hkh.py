@@ -1,4 +1,4 @@
-"""The Hindu Kush Himalaya (HKH) layout: .npy patches (H, W, 15) with masks (H, W, 2), as a table and as samples.
+"""The Hindu Kush Himalaya (HKH) layout: .npy patches (H, W, 15) with masks (H, W, 2 or 3), as a table and as samples.
 
 Promises: everything wrong is named at once; each patch is read as a whole once and remembered; what was not observed is
 NaN in the bands and 255 in the mask; debris wins where clean ice is set too. The layout has no lake class: the facts

@@ -1,4 +1,4 @@
-"""One HKH patch: an image (H, W, C) and its mask (H, W, 2) in two .npy files, opened safely and measured.
+"""One HKH patch: an image (H, W, C) and its mask (H, W, 2 or 3) in two .npy files, opened safely and measured.
 
 Promises: a file that is no plain array (a pickle, an archive, cut off) is refused with a sentence that names it, and no
 code of it runs; images are memory-mapped; what `measure` finds serves any choice of channels, so that a set of hundreds
@@ -75,14 +75,14 @@ def open_array(path: Path) -> npt.NDArray[Any]:
 
 
 def open_pair(image: Path, mask: Path, channels: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Image and mask of a patch, memory-mapped, their shapes as they must be. Raises DataError."""
+    """Image (H, W, C), memory-mapped, and mask (H, W, 2): clean ice and debris. Raises DataError."""
     values, labels = open_array(image), open_array(mask)
     if values.ndim != 3 or values.shape[2] != channels or 0 in values.shape:
         raise DataError(
             f"{image}: its shape is {_shape(values)}, expected (height, width, {channels})",
             hint=f"save it with its {channels} channels last",
         )
-    if labels.ndim != 3 or labels.shape[2] != 2:
+    if labels.ndim != 3 or labels.shape[2] not in (2, 3):
         raise DataError(
             f"{mask}: its shape is {_shape(labels)}, expected (height, width, 2)",
             hint="save the mask as two planes, clean ice and debris, in this order",
@@ -92,7 +92,23 @@ def open_pair(image: Path, mask: Path, channels: int) -> tuple[npt.NDArray[Any],
             f"{mask}: is {_size(labels)}, but its image {image.name} is {_size(values)}",
             hint="cut both from the same window",
         )
-    return values, labels
+    return values, labels if labels.shape[2] == 2 else _of_three(mask, labels)
+
+
+def _of_three(path: Path, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Clean ice and debris of a published mask, which has three planes, in one of two orders that the values tell.
+
+    In slices: all ice, clean ice, debris. In splits: clean ice, debris, no ice, of which each pixel has one.
+    """
+    planes = np.asarray(labels) != 0
+    if (planes.sum(axis=2) == 1).all():
+        return labels[..., :2]
+    if np.array_equal(planes[..., 0], planes[..., 1] | planes[..., 2]):
+        return labels[..., 1:]
+    raise DataError(
+        f"{path}: its three planes are neither (all ice, clean ice, debris) nor (clean ice, debris, no ice)",
+        hint="save the mask as two planes, clean ice and debris, in this order",
+    )
 
 
 def classes_of(planes: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -64,7 +64,7 @@ def check_complete(root: Path) -> None:
     if missing:
         raise DataError(
             f"{root} is not a whole data set of lesions: {len(missing)} parts are missing",
-            hint="copy them from the source; `kaggle competitions download isic-2024-challenge` brings all of them",
+            hint="copy them from the source; `outlast data get isic-2024` brings all of them",
             details=[f"there is no {name}" for name in missing],
         )
 
