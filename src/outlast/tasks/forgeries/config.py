@@ -98,8 +98,8 @@ def cpu() -> ForgeriesConfig:
         data=ForgeriesData(crop=160, samples=320),
         model=CopyMoveSettings(width=16, stem=8, top=4),
         train=Training(
-            epochs=12, batch_size=8, learning_rate=3e-3, weight_decay=0.01, warmup_fraction=0.05, ema_decay=0.97,
-            evaluate_every_epochs=4,
+            epochs=24, batch_size=8, learning_rate=3e-3, weight_decay=0.01, warmup_fraction=0.05, ema_decay=0.97,
+            evaluate_every_epochs=8,
         ),
     )  # fmt: skip
 
