@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 
 import pytest
 import requests
@@ -177,6 +178,21 @@ def test_a_client_that_dies_is_an_error_and_leaves_no_process(kaggle, monkeypatc
     kaggle.faults = [Fault("GetAccelerator", "slow", seconds=20.0)]
     with pytest.raises(RunError, match="no answer for 0 seconds"):
         kaggle_client.quota()
+
+
+def test_a_call_that_breaks_after_a_long_time_is_tried_again(kaggle, monkeypatch):
+    monkeypatch.setattr(kaggle_process, "PATIENCE_SECONDS", 0.2)
+    answers = []
+
+    def once(call, arguments, **_):
+        answers.append(call)
+        if len(answers) == 1:
+            time.sleep(0.4)
+            raise kaggle_process.CallError("the connection is lost", passing=True)
+        return "there"
+
+    monkeypatch.setattr(kaggle_process, "once", once)
+    assert kaggle_process.patiently("output", {"kernel": NAME}) == "there"
 
 
 def test_notebooks_run_too(kaggle, kernel, ended):

@@ -24,7 +24,7 @@ from outlast.base.patience import delays
 from outlast.base.secret import without_secrets
 from outlast.errors import RunError
 
-PATIENCE_SECONDS = 300.0  # how long one call is tried again
+PATIENCE_SECONDS = 300.0  # from its first failure on, how long one call is tried again
 _ANSWER_SECONDS = 600.0  # of a call that moves no files
 _BYTES_PER_SECOND = 100_000  # the slowest connection that is waited for
 _PASSING = {408, 429, 500, 502, 503, 504}
@@ -41,12 +41,13 @@ class CallError(Exception):
 def patiently(
     call: str, arguments: dict[str, Any], *, client: str = "kaggle", size: int | None = 0
 ) -> Any:  # fmt: skip
-    began = time.monotonic()
+    failing: float | None = None  # since when: a download that breaks after an hour is worth another attempt
     for delay in delays():
         try:
             return once(call, arguments, client=client, size=size)
         except CallError as error:
-            pause(error, delay, began, _SENTENCES[call].format(**arguments))
+            failing = failing or time.monotonic()
+            pause(error, delay, failing, _SENTENCES[call].format(**arguments))
     raise AssertionError("delays never end")
 
 
