@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 _MARKED, _TRUE = (230, 60, 20), (40, 200, 255)
 _ARROWS = 24
 _DPI = 100
+_WIDEST_NAME = 28  # letters
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,16 @@ def write_examples(path: Path, examples: Sequence[Shown]) -> None:
             if part:
                 panel.imshow(shown.correlation, vmin=0, vmax=1, cmap="magma", aspect="equal", interpolation="nearest")
                 panel.set_axis_off()
-                panel.set_title("neighbours that agree on an offset", fontsize=7, loc="left", pad=2)
+                panel.set_title("agreeing neighbours", fontsize=7, loc="left", pad=2)
             else:
                 _draw(panel, overlay(shown.image, shown.mask, shown.truth), shown.arrows)
-                panel.set_title(f"{shown.name}: {shown.score:.2f}", fontsize=7, loc="left", pad=2)
+                panel.set_title(f"{_shortened(shown.name)}: {shown.score:.2f}", fontsize=7, loc="left", pad=2)
     _save(figure, path)
+
+
+def _shortened(name: str) -> str:
+    """A name that is no wider than its panel: of a long one the end, which tells it from others."""
+    return name if len(name) <= _WIDEST_NAME else f"...{name[-(_WIDEST_NAME - 3) :]}"
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
@@ -114,7 +120,10 @@ def _draw(panel: Any, picture: Array, found: Array) -> None:
     for from_y, from_x, to_y, to_x in found.tolist():
         panel.annotate(
             "", xy=(to_x, to_y), xytext=(from_x, from_y),
-            arrowprops={"arrowstyle": "->", "color": "#ffe000", "lw": 0.9, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "->,head_length=0.25,head_width=0.12", "color": "#ffe000", "lw": 0.7, "shrinkA": 0,
+                "shrinkB": 0,
+            },
         )  # fmt: skip
     panel.set_xlim(-0.5, picture.shape[1] - 0.5)
     panel.set_ylim(picture.shape[0] - 0.5, -0.5)
