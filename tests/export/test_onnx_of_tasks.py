@@ -26,7 +26,7 @@ REAL = {
     "plants": "plants/potato",
     "glaciers": "glaciers/everest",
     "lesions": "lesions/isic",
-    "forgeries": "forgeries",
+    "forgeries": "forgeries/crops256",
     "wildfires": "wildfires/flame",
 }
 SMALLEST = {"forgeries": ["data.samples=16"], "lesions": ["quick.epochs=1"], "wildfires": ["teacher.train.epochs=1"]}

@@ -160,10 +160,17 @@ class _Data:
     def metrics(self, run: Run, loader: Any) -> dict[str, Any]:
         """The learner's metrics of what `run` gives for the judged rows, without other views or other models."""
         opened, count = self.opened, len(self._judged)
-        found = evaluate(
-            opened.learner, opened.config, StandIn(run, self.shapes, mapping=self.mapping), loader, np.arange(count),
-            opened.facts, opened.compute, Portion(min(opened.opened.portion.size, _BATCH)),
-        )  # fmt: skip
+        stand_in = StandIn(run, self.shapes, mapping=self.mapping)
+        portion = Portion(min(opened.opened.portion.size, _BATCH))
+        try:
+            found = evaluate(
+                opened.learner, opened.config, stand_in, loader, np.arange(count), opened.facts, opened.compute, portion
+            )
+        except KeyError as error:
+            raise TaskError(
+                f"what the task {opened.task.name!r} delivers does not give {error}, by which its learner judges models",
+                hint="leave --compare out",
+            ) from error
         assert found is not None  # nothing asks it to stop
         return found
 
