@@ -1,11 +1,14 @@
-"""Forgeries on real photos: the classical model beside "mark everything", "mark nothing" and a forest on histograms.
+"""Forgeries on real photos: network, classical model and both, beside a forest on histograms and trivial answers.
 
-    python benchmarks/forgeries.py --data ../shared/data/forgeries/fau ../shared/data/forgeries/crops256
+    python benchmarks/forgeries.py --data ../shared/data/forgeries --out FOLDER --json forgeries.json
+    python benchmarks/forgeries.py --data ../shared/data/forgeries --run RUN     # one that is trained already
 
-Scored are pixel F1 (the mean over forged images) and the AUC of the images' scores, with bootstrap intervals that draw
-whole scenes. `SEEN` are the scenes that were looked at while the classical model's constants were chosen; the others
-are reported by themselves. The forest (on colour and gradient histograms) is scored by folds that keep scenes together.
-What was searched is kept in --out, a JSON file, so that an interrupted run goes on where it was.
+Trains `outlast train forgeries --preset cpu` on the folder (photos and crops, split by scene) and prints pixel F1 (the
+mean over forged images), image AUC and the official oF1 of the test scenes, with intervals of whole scenes drawn anew.
+The forest, on histograms of colours and gradients, learns from the train and val scenes.
+
+Then copies of every kind are composed in the authentic test images, `--copies` times each, and scored by
+`outlast eval`: which of them does a model find? --no-kinds leaves that out. What is made and trained stays in --out.
 """
 
 from __future__ import annotations
@@ -16,146 +19,168 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import json
+import resource
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from PIL import Image
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupKFold
 
-from outlast.base.files import write_json
 from outlast.data.readers import read_image
 from outlast.model.bootstrap import draw_groups, interval
-from outlast.model.forgery_metrics import pixel_f1
-from outlast.tasks.forgeries.classical import ClassicalSettings, detect
+from outlast.tasks.forgeries.composer import Composition, compose, draw
 from outlast.tasks.forgeries.layout import labelled
-from outlast.tasks.forgeries.truth import read_masks
 
-SEEN = (
-    "barrier", "bricks", "cattle", "christmas_hedge", "dark_and_bright", "fountain", "giraffe", "knight_moves",
-    "egyptian", "lone_cat", "motorcycle", "no_beach", "port", "scotland", "supermarket", "tree", "window",
-)  # fmt: skip
-RESAMPLES = 500
-FOLDS = 5
-
-Images = list[dict[str, Any]]
+TREES, SEED = 300, 7
+METRICS = ("pixel_f1", "image_auc", "of1")
+# Nothing but what is named is done to a copy; its side is 24 pixels to a third of the image's shorter side.
+PLAIN: dict[str, Any] = {
+    "authentic": 0, "smallest_side": 24, "rotate": 0, "scale": 0, "flip": 0, "subpixel": 0, "brightness": 0, "jpeg": 0,
+    "decoy": 0,
+}  # fmt: skip
+SMALL: dict[str, Any] = {"smallest_side": 12, "largest_share": 0.1}
+KINDS: dict[str, dict[str, Any]] = {
+    "shifted": {},
+    "shifted, 12 to 25 px": SMALL,
+    "brighter or darker": {"brightness": 1},
+    "scaled by 0.7 to 1.4": {"scale": 1},
+    "turned by up to 15 degrees": {"rotate": 1, "rotation_degrees": 15},
+    "turned by any angle": {"rotate": 1},
+    "mirrored": {"flip": 1},
+    "JPEG, quality 60 to 95": {"jpeg": 1},
+}
 
 
 def main() -> None:
+    """Train if need be, and score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of labelled images")
-    parser.add_argument("--out", type=Path, default=Path("forgeries.json"), help="keeps what was searched")
-    parser.add_argument("--only-shifts", action="store_true", help="without keypoints (and without OpenCV)")
-    parser.add_argument("--limit", type=int, help="images of each folder, drawn by their hash; none: all")
-    arguments = parser.parse_args()
-    settings = ClassicalSettings(keypoints=not arguments.only_shifts)
-    for root in arguments.data:
-        images = _images(root, arguments.limit)
-        _search(images, settings, arguments.out)
-        for name, chosen in _parts(images):
-            _report(f"{root.name}, {name}", chosen)
+    parser.add_argument("--data", type=Path, required=True, help="the labelled images")
+    parser.add_argument("--run", type=Path, help="a finished run on that data; none: train one")
+    parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--copies", type=int, default=3, help="forgeries that are composed in each authentic image")
+    parser.add_argument("--no-kinds", action="store_true", help="leave the composed copies out")
+    parser.add_argument("--out", type=Path, help="a folder to keep; none: a temporary one")
+    parser.add_argument("--json", type=Path, help="write every number to this file")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = asked.out or Path(temporary)
+        run = asked.run or train(asked.data, folder / "run", asked.overrides)
+        table = labelled(asked.data).table.set_index("id", drop=False)
+        split = pd.read_csv(run / "split.csv", dtype=str).set_index("id")["split"]
+        found: dict[str, Any] = {"photos": on_photos(asked.data, run, table, split)}
+        if not asked.no_kinds:
+            photos = table[(split.loc[table.index] == "test") & (table["forged"] == 0)]
+            found["kinds"] = by_kind(asked.data, photos, run, folder / "kinds", asked.copies)
+    print(f"load of the machine at the end: {os.getloadavg()[0]:.1f}")
+    if asked.json:
+        asked.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
-def _images(root: Path, limit: int | None) -> Images:
-    table = labelled(root).table.sort_values("hash").head(limit)
-    return [{**row, "root": root} for row in table.to_dict("records")]
+def train(data: Path, run: Path, overrides: Sequence[str]) -> Path:
+    """The run, trained to its end, and what that took."""
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    outlast("train", "forgeries", "--data", str(data), "--preset", "cpu", "--out", str(run), *overrides)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"trained in {(time.perf_counter() - began) / 60:.0f} min, {spent / 60:.0f} min of processor time")
+    return run
 
 
-def _search(images: Images, settings: ClassicalSettings, kept: Path) -> None:
-    """Fill in score and pixel F1 of the classical model, and of marking everything."""
-    known = json.loads(kept.read_text()) if kept.is_file() else {}
-    for number, row in enumerate(images, start=1):
-        key = f"{row['hash']} {settings.model_dump_json()}"
-        if key not in known:
-            known[key] = _searched(row, settings)
-            write_json(kept, known)
-            print(f"{number} of {len(images)}: {row['id']}", flush=True)
-        row.update(known[key])
+def outlast(*words: str) -> dict[str, Any]:
+    """What a command says in JSON; its progress goes to the screen."""
+    command = [sys.executable, "-m", "outlast", *words, "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        sys.exit(f"outlast {words[0]} failed: see above")
+    known: dict[str, Any] = json.loads(done.stdout)
+    return known
 
 
-def _searched(row: dict[str, Any], settings: ClassicalSettings) -> dict[str, Any]:
-    image = read_image(row["root"] / row["image"])
-    start = time.process_time()
-    found = detect(image, settings)
-    seconds = time.process_time() - start
-    result = {"classical score": found.score, "seconds": seconds, "pixels": image.shape[0] * image.shape[1]}
-    if row["forged"]:
-        truth = read_masks(row["root"] / row["mask"], row["height"], row["width"]).any(axis=0)
-        result["classical f1"] = pixel_f1(found.probability >= 0.5, truth)
-        result["everything f1"] = pixel_f1(np.ones_like(truth), truth)
-    return result
+def on_photos(root: Path, run: Path, table: pd.DataFrame, split: pd.Series) -> dict[str, Any]:
+    """Every model's scores on the test scenes, as the run itself says, and the forest's."""
+    models: dict[str, Any] = json.loads((run / "scores" / "models.json").read_text(encoding="utf-8"))["models"]
+    tested = (split.loc[table.index] == "test").to_numpy()
+    models["forest on histograms"] = forest(root, table[~tested], table[tested])
+    scored = table[tested]
+    print(f"\n{len(scored)} test images, {scored['forged'].sum()} forged, {scored['group'].nunique()} scenes")
+    for name, scores in models.items():
+        told = [f"{metric} {with_interval(scores, metric)}" for metric in METRICS if scores.get(metric) is not None]
+        print(f"  {name:<22}{'   '.join(told)}")
+    return models
 
 
-def _parts(images: Images) -> list[tuple[str, Images]]:
-    seen = [row for row in images if row["group"].removeprefix("fau_") in SEEN]
-    unseen = [row for row in images if row["group"].removeprefix("fau_") not in SEEN]
-    return [("all", images), ("scenes that were looked at", seen), ("other scenes", unseen)]
-
-
-def _report(title: str, images: Images) -> None:
-    if not images:
-        return
-    forged = [row for row in images if row["forged"]]
-    scenes = len({row["group"] for row in images})
-    seconds = np.median([row["seconds"] for row in images])
-    print(
-        f"\n{title}: {len(forged)} forged, {len(images) - len(forged)} authentic, {scenes} scenes; {seconds:.1f} s each"
-    )
-    models: dict[str, tuple[list[float], list[float]]] = {
-        "classical": ([row["classical f1"] for row in forged], [row["classical score"] for row in images]),
-        "mark everything": ([row["everything f1"] for row in forged], [1.0] * len(images)),
-        "mark nothing": ([0.0] * len(forged), [0.0] * len(images)),
+def forest(root: Path, learned: pd.DataFrame, tested: pd.DataFrame) -> dict[str, Any]:
+    """Image AUC of a forest on histograms, and its interval."""
+    features = [np.stack([histograms(read_image(root / path)) for path in part["image"]]) for part in (learned, tested)]
+    model = RandomForestClassifier(TREES, random_state=0, min_samples_leaf=2).fit(features[0], learned["forged"])
+    scores, truth = model.predict_proba(features[1])[:, 1], tested["forged"].to_numpy()
+    draws = draw_groups(tested["group"].tolist())
+    drawn = [auc(truth, scores, counts[draws.of_sample]) for counts in draws.counts]
+    return {
+        "image_auc": auc(truth, scores, np.ones(len(truth))),
+        "intervals": {"image_auc": interval(np.array(drawn))},
     }
-    forest = _forest(images)
-    if forest is not None:
-        models["forest on histograms"] = ([float("nan")] * len(forged), forest)
-    for name, (f1, scores) in models.items():
-        groups = [row["group"] for row in forged]
-        by_pixel = _with_interval(groups, lambda weight, f1=f1: float(np.average(f1, weights=weight)))
-        truth = np.array([row["forged"] for row in images])
-        by_image = _with_interval(
-            [row["group"] for row in images],
-            lambda weight, scores=scores, truth=truth: (
-                float(roc_auc_score(truth, scores, sample_weight=weight))
-                if weight[truth == 1].sum() and weight[truth == 0].sum()
-                else float("nan")
-            ),
-        )
-        print(f"  {name:22s} pixel F1 {by_pixel}   image AUC {by_image}")
 
 
-def _with_interval(groups: list[str], score: Callable[[np.ndarray], float]) -> str:
-    """A score with every sample weighing 1, and its interval over draws of groups."""
-    if not groups:
-        return "-"
-    value = score(np.ones(len(groups)))
-    draws = draw_groups(groups, number=RESAMPLES)
-    bounds = interval(np.array([score(counts[draws.of_sample]) for counts in draws.counts.astype(float)]))
-    return f"{value:.3f}" + (f" ({bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else "")
+def auc(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
+    """NaN where one class has no weight."""
+    if not (weights[truth == 1].sum() and weights[truth == 0].sum()):
+        return float("nan")
+    return float(roc_auc_score(truth, scores, sample_weight=weights))
 
 
-def _forest(images: Images) -> list[float] | None:
-    """Probabilities of a forest on histograms, each of a fold without the image's scene; None for too few images."""
-    labels, groups = np.array([row["forged"] for row in images]), [row["group"] for row in images]
-    if len(set(groups)) < 2 * FOLDS or min(labels.sum(), len(labels) - labels.sum()) < FOLDS:
-        return None
-    features = np.stack([_histograms(read_image(row["root"] / row["image"])) for row in images])
-    scores = np.full(len(images), np.nan)
-    for train, test in GroupKFold(FOLDS).split(features, labels, groups):
-        forest = RandomForestClassifier(300, random_state=0, min_samples_leaf=2).fit(features[train], labels[train])
-        scores[test] = forest.predict_proba(features[test])[:, 1]
-    return scores.tolist()
-
-
-def _histograms(image: np.ndarray) -> np.ndarray:
+def histograms(image: np.ndarray) -> np.ndarray:
+    """Shares of pixels by level of each colour, and by how steep grey is."""
     grey = image.astype(np.float32).mean(axis=2)
-    steps = np.hypot(*np.gradient(grey))
     parts = [np.histogram(image[..., channel], 16, (0, 256))[0] for channel in range(3)]
-    parts += [np.histogram(steps, 16, (0, 64))[0]]
-    return np.concatenate(parts) / grey.size
+    parts += [np.histogram(np.hypot(*np.gradient(grey)), 16, (0, 64))[0]]
+    return np.asarray(np.concatenate(parts) / grey.size)
+
+
+def by_kind(root: Path, photos: pd.DataFrame, run: Path, out: Path, copies: int) -> dict[str, Any]:
+    """Every model's scores on copies of each kind, in photos of scenes that no model saw."""
+    found: dict[str, Any] = {}
+    print(f"\ncomposed in {len(photos)} authentic test images: pixel F1 / image AUC / oF1")
+    for number, (kind, settings) in enumerate(KINDS.items()):
+        folder = out / str(number)
+        write(root, photos, Composition(**{**PLAIN, **settings}), folder, copies)
+        found[kind] = outlast("eval", str(run), "--data", str(folder))["metrics"]["models"]
+        told = [f"{name} {' / '.join(f'{one[metric]:.3f}' for metric in METRICS)}" for name, one in found[kind].items()]
+        print(f"  {kind:<28}{'   '.join(told)}", flush=True)
+    return found
+
+
+def write(root: Path, photos: pd.DataFrame, settings: Composition, out: Path, copies: int) -> None:
+    """The photos as they are and with copies, in the layout of LUC. Scenes stay together."""
+    folders = [out / name for name in ("train_images/authentic", "train_images/forged", "train_masks")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    groups = ["case_id,group"]
+    for number, row in enumerate(photos.to_dict("records")):
+        photo = read_image(root / row["image"])
+        Image.fromarray(photo).save(folders[0] / f"{number}.png")
+        groups.append(f"{number},{row['group']}")
+        for copy in range(copies):
+            forged = compose(photo, draw(SEED, copy, [number])[0], settings)
+            if len(forged.instances):
+                Image.fromarray(forged.image).save(folders[1] / f"{number}_{copy}.png")
+                np.save(folders[2] / f"{number}_{copy}.npy", forged.instances)
+                groups.append(f"{number}_{copy},{row['group']}")
+    (out / "groups.csv").write_text("\n".join(groups) + "\n", encoding="utf-8")
+
+
+def with_interval(scores: Mapping[str, Any], metric: str) -> str:
+    """A score and its interval, where it has one."""
+    bounds = (scores.get("intervals") or {}).get(metric)
+    return f"{scores[metric]:.3f}" + (f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else "")
 
 
 if __name__ == "__main__":

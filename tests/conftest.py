@@ -1,4 +1,8 @@
-"""Shared by all tests: a scratch folder that is not the user's, and the real sample data where it is there."""
+"""Shared by all tests: a scratch folder that is not the user's, the real sample data where it is there, slow tests.
+
+Tests marked slow are left out unless -m asks for them; with OUTLAST_TESTS_SLOW=N, as in CI, one is run: the Nth,
+counted round and round.
+"""
 
 import os
 from pathlib import Path
@@ -11,6 +15,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.option.markexpr:
+        return
+    slow = sorted((item for item in items if item.get_closest_marker("slow")), key=lambda item: item.nodeid)
+    number = os.environ.get("OUTLAST_TESTS_SLOW", "")
+    if slow and number:
+        del slow[int(number) % len(slow)]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
 
 
 @pytest.fixture(autouse=True)

@@ -260,6 +260,40 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Unseen:
+    """What `Delivery.submit` is given: a finished run, and where a test set lies that takes the place of the run's own.
+
+    config: all settings of the run. root: the folder that was named; none: it is looked for as training data are.
+    run: the run folder, in which the stages that are done lie under their names; it is only read. members(): the models
+    that are delivered, on the device. outputs(stage, examples, together): {name: an array, first axis = examples} of
+    the best weights of one training stage, by the same code in the same order as in a stage Predict. fill: a row whose
+    image is missing or can't be read gets what can be said without it; else it is an error.
+    """
+
+    config: Any
+    root: Path | None
+    run: Path
+    device: torch.device
+    members: Callable[[], Sequence[Member]]
+    outputs: Callable[[str, Examples, Together | None], Mapping[str, np.ndarray]]
+    fill: bool
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The table of a submission as it is to be written.
+
+    root: where the test set lies. filled: {id: why} of the rows that were predicted without their image. how: what was
+    put there instead, in words.
+    """
+
+    table: pd.DataFrame
+    root: Path
+    filled: Mapping[str, str] = field(default_factory=dict)
+    how: str = ""
+
+
+@dataclass(frozen=True)
 class Mark:
     """How the points of a group are drawn: a colour (#rrggbb), and a marker that report.embedding knows."""
 
@@ -291,6 +325,7 @@ class Delivery:
     judge(judged)                      metrics of labelled examples, where more than the models is delivered; none: the
                                        learner's metric
     solution(config, facts)            what a solution.zip must know, for tasks that have such a submission
+    submit(unseen)                     predicts a whole test set with all that the run has made: the competition's table
     outputs                            what of the learner's predictions `predict` needs
     labelled(config, root, facts)      every labelled example under a folder, for `eval`
     unlabelled(config, images, facts)  images that were never seen, for `predict`
@@ -313,6 +348,7 @@ class Delivery:
     scenes: Callable[[Scenes], pd.DataFrame] | None = None
     judge: Callable[[Judged], dict[str, Any]] | None = None
     solution: Callable[[Any, Mapping[str, Any]], Solution] | None = None
+    submit: Callable[[Unseen], Submission] | None = None
     groups: Callable[[Any, Examples], Groups] | None = None
     embedded: tuple[str, ...] = ()
 
@@ -336,6 +372,31 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class DataSet:
+    """A public data set that a task can use, for `outlast data`.
+
+    name: what it is called there. what: a line on it. where: how it is fetched: "kaggle:OWNER/SLUG",
+    "competition:SLUG", the https address of an archive, or "" if that can only be done by hand. page: where it is
+    described, and its terms stand. terms: in a few words. bytes, unpacked: of the download, and of what is unpacked of
+    it; none: not known. part: the only folder of an archive that is unpacked. train: what follows `outlast train`,
+    with {} for the folder that it was fetched into. source: who says so. note: what else has to be known.
+    """
+
+    name: str
+    what: str
+    where: str
+    page: str
+    terms: str
+    train: str
+    source: str
+    bytes: int | None = None
+    unpacked: int | None = None
+    part: str = ""
+    sha256: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Task:
     """Everything the machinery needs to know about a task. `name` is what `find` finds it by (dotted if need be).
 
@@ -345,6 +406,7 @@ class Task:
     axes: short names for sweeps (`seed`, for train.seed, is there without being named). Stages of several cells of a
     sweep are done once if their own configuration, data and inputs are the same: give each stage only what it uses.
     quick: settings (key=value) that turn a training on real data into a test of some minutes, with any preset.
+    data_sets: public data that it can be trained on.
     """
 
     name: str
@@ -359,6 +421,7 @@ class Task:
     data: tuple[str, ...] = (DATA,)
     axes: Mapping[str, Axis] = field(default_factory=dict)
     quick: tuple[str, ...] = ("train.epochs=2", "train.minimum_steps=0")
+    data_sets: tuple[DataSet, ...] = ()
 
 
 def names() -> dict[str, str]:

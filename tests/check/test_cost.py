@@ -20,7 +20,8 @@ GOOD = Measured(
 
 def costing(tmp_path, *, free=10**12, config=None, **fields):
     """A subject whose stage was measured as GOOD, but for the fields of a measurement that are given."""
-    of_subject = {name: fields.pop(name) for name in ("session_limit", "quota_left", "quota_rate") if name in fields}
+    options = ("session_limit", "quota_left", "quota_rate", "side_by_side")
+    of_subject = {name: fields.pop(name) for name in options if name in fields}
     made = subject(tmp_path, **of_subject)
     made.machine = replace(made.machine, free_bytes=lambda folder: free)
     made.measured = [replace(GOOD, **fields)]
@@ -46,6 +47,14 @@ def test_the_time_is_noted_with_what_it_was_made_from(tmp_path):
 def test_the_number_of_sessions_is_noted(tmp_path):
     finding = only(cost.sessions, costing(tmp_path, session_limit=1260.0))
     assert finding.severity == "note" and "3 sessions of 21m00s" in finding.sentence
+
+
+def test_folds_side_by_side_take_half_the_sessions_and_half_the_quota(tmp_path):
+    limits = {"session_limit": 1260.0, "quota_left": 100 * HOUR, "alike": 5}
+    one, two = (costing(tmp_path, side_by_side=at_once, **limits) for at_once in (1, 2))
+    assert "14 sessions" in only(cost.sessions, one).sentence and "9 sessions" in only(cost.sessions, two).sentence
+    needed = [float(next(iter(cost.quota(made))).sentence.split()[2]) for made in (one, two)]
+    assert needed[1] == pytest.approx(needed[0] * 3 / 5, rel=0.01)
 
 
 def test_a_session_too_short_for_anything_is_an_error_and_for_an_epoch_a_warning(tmp_path):

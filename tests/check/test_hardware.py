@@ -118,6 +118,13 @@ def test_as_many_processes_as_gpus_leave_none_idle(tmp_path):
     assert found(hardware, "idle_gpus", about) == found(hardware, "processes", about) == []
 
 
+def test_stages_side_by_side_use_a_gpu_each_and_are_no_more_than_there_are(tmp_path):
+    about = subject(healthy(tmp_path, gpus=(T4, T4)), side_by_side=2)
+    assert found(hardware, "idle_gpus", about) == found(hardware, "processes", about) == []
+    (three,) = found(hardware, "processes", subject(healthy(tmp_path, gpus=(T4, T4)), side_by_side=3))
+    assert three.severity == "error" and "--side-by-side 2" in three.remedy
+
+
 def test_without_workers_shared_memory_does_not_matter(tmp_path):
     about = subject(healthy(tmp_path, shared_memory_bytes=0), "loading.workers=0")
     assert found(hardware, "shared_memory", about) == []

@@ -117,7 +117,7 @@ def test_killed_and_gone_on_with_from_an_attached_output_it_ends_with_the_bits_o
         path.chmod(0o555 if path.is_dir() else 0o444)
     done = run(python, toy, OUTLAST_KAGGLE_ROOT=str(second), **kaggle)
     ended = second / "working" / "plan-smoke"
-    assert f"goes on with the run in {attached} (folds done, train-fold0 at {step})" in done.stdout
+    assert f"{ended} comes from {attached}: folds done, train-fold0 at {step}" in done.stdout
     assert len(done.stdout.splitlines()) < 150, "a flood of output"
 
     outlast.train("toys.plan", preset="smoke", out=tmp_path / "package", overrides=SMALL)

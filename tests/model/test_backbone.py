@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from outlast.errors import ModelError
-from outlast.model import backbone
-from outlast.model.backbone import classifier, load_weights, normalisation
+from outlast.model import backbone, own_weights, segmenter
+from outlast.model.backbone import Tokens, classifier, extractor, load_weights, normalisation
+from outlast.model.segmenter_settings import SegmenterSettings
 
 NAME = "test_resnet"
 
@@ -122,3 +123,21 @@ def test_an_unreachable_hub_is_a_clear_error_with_a_way_out(monkeypatch: pytest.
 def test_normalisation_is_the_models_own() -> None:
     assert normalisation("resnet18").mean == pytest.approx((0.485, 0.456, 0.406))
     assert normalisation("vit_tiny_patch16_224").std == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_models_whose_own_weights_come_next_need_no_published_ones(tmp_path: Path) -> None:
+    """A finished run is used without the internet, and without the file that its training began with."""
+    settings = SegmenterSettings(encoder="resnet18", depth=3, weights=str(tmp_path / "not there"))
+    attempts = [
+        lambda: classifier("resnet10t", 2, weights=tmp_path / "not there"),
+        lambda: extractor("resnet10t", weights=tmp_path / "not there"),
+        lambda: Tokens("vit_tiny_patch16_224", pretrained=False, weights=tmp_path / "not there"),
+        lambda: segmenter.build(settings, 3, 2, [0.0] * 3, [1.0] * 3),
+    ]
+    for build in attempts:
+        with pytest.raises(ModelError, match="not there"):
+            build()
+        with own_weights.coming():
+            build()
+    with own_weights.coming():
+        classifier("resnet10t", 2, pretrained=True)  # the hub is not asked

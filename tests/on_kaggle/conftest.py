@@ -7,12 +7,15 @@ import time
 import pytest
 
 from outlast.env import kaggle_client, kaggle_datasets, kaggle_process
-from toys.kaggle_server import USER, KaggleServer
+from toys.kaggle_server import KEY, TOKEN, USER, KaggleServer
 
 
 @pytest.fixture
 def kaggle(tmp_path, monkeypatch):
-    """The server; clients that this process starts reach it, and no pause between attempts is long."""
+    """The server; clients that this process starts reach it, and no pause between attempts is long.
+
+    After every test: no file that was written, run or log or kernel or export, holds a secret.
+    """
     for name in [name for name in os.environ if name.startswith(("KAGGLE", "OUTLAST_KAGGLE"))]:
         monkeypatch.delenv(name)
     for name in ("NO_PROXY", "no_proxy"):
@@ -28,6 +31,15 @@ def kaggle(tmp_path, monkeypatch):
         monkeypatch.setattr(kaggle_datasets, "_POLLS", (0.05, 0.2))
         with kaggle_process.kept_open():
             yield server
+    told = [path for path in _written(tmp_path, home) if any(one.encode() in path.read_bytes() for one in (KEY, TOKEN))]
+    assert told == []
+
+
+def _written(folder, home):
+    """All files that a test has left, but those that Kaggle itself gives a person or a notebook its token in."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and home not in path.parents and path.name != "token":
+            yield path
 
 
 WRITES = """

@@ -1,6 +1,7 @@
 """The real `kaggle` client against a Kaggle of our own: what is pushed really runs, and every fault is met."""
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -157,6 +158,8 @@ def test_credentials_are_asked_for_and_never_shown(kaggle, kernel, ended, monkey
     kaggle_client.push(kernel(f"print('my key is {KEY}')"))
     ended(NAME)
     assert "my key is ***" in kaggle_client.logs(NAME).text
+    for folder in ("pushed", "sessions"):  # with the key that was written there on purpose
+        shutil.rmtree(tmp_path / folder)
     monkeypatch.setenv("KAGGLE_KEY", "another-key-that-is-wrong")
     with pytest.raises(RunError, match="Kaggle answers 401") as raised:
         kaggle_client.quota()

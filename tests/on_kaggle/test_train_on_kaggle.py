@@ -6,14 +6,16 @@ import shutil
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 import outlast
+from outlast.base.clock import Deadline
 from outlast.base.files import sha256
 from outlast.env import kaggle_process
 from outlast.errors import RunError, UsageError
-from outlast.plan import kaggle_sessions
+from outlast.plan import kaggle_sessions, preflight
 from outlast.plan.kaggle_kernel import Inputs, inputs
 from outlast.plan.kaggle_state import KaggleState
 from outlast.save.store import newest
@@ -82,6 +84,43 @@ def test_it_goes_on_session_after_session_and_ends_as_the_run_at_home(kaggle, se
     assert kaggle.refused == []
 
 
+@pytest.mark.slow
+def test_two_processes_for_one_training_end_on_kaggle_as_two_at_home(kaggle, sessions, tmp_path):
+    result = outlast.train("toys.one", out=tmp_path / "run", processes=2, **ASK)
+    assert result["status"] == "finished"
+    settings = {"preset": "smoke", "overrides": ASK["overrides"]}
+    outlast.train("toys.one", out=tmp_path / "home", processes=2, **settings)
+    assert results(tmp_path / "run") == results(tmp_path / "home")
+    (session,) = json.loads((tmp_path / "run/run.json").read_text())["sessions"]
+    assert session["bounds"]["processes"] == "2"
+
+
+@pytest.mark.slow
+def test_a_run_begun_at_home_goes_on_on_kaggle_from_a_pack_among_the_data(kaggle, sessions, tmp_path):
+    """The pack is a private data set; Kaggle has unpacked it into a folder. It ends as the run that stayed at home."""
+
+    class Soon(Deadline):
+        asked = 0
+
+        def remaining(self):
+            self.asked += 1
+            return float("inf") if self.asked < 12 else 0.0
+
+    settings = {"preset": "smoke", "overrides": ASK["overrides"]}
+    assert outlast.train("toys.one", out=tmp_path / "begun", deadline=Soon(), **settings)["status"] == "stopped"
+    pack = tmp_path / "next.zip"
+    outlast.pack(tmp_path / "begun", pack)
+    token = kaggle.store.start_upload(pack.name, pack.stat().st_size)
+    kaggle.store.receive(token, pack.read_bytes(), None)
+    kaggle.store.create("tester/begun-at-home", "begun at home", True, [{"token": token}], [])
+    result = outlast.train("toys.one", out=tmp_path / "run", data=["tester/begun-at-home"], **ASK)
+    assert result["status"] == "finished" and len(result["sessions"]) == 1
+    outlast.train("toys.one", out=tmp_path / "home", **settings)
+    assert results(tmp_path / "run") == results(tmp_path / "home")
+    begun, went_on = json.loads((tmp_path / "run/run.json").read_text())["sessions"]
+    assert begun["to_step"] == went_on["from_step"] > 0
+
+
 def test_the_computer_may_be_off_in_between(kaggle, sessions, tmp_path, monkeypatch):
     """The process dies while a session runs and amid the next push; typed again, nothing is pushed twice."""
     sessions.environment = {"OUTLAST_TOY_STOP": "step:6"}
@@ -135,6 +174,37 @@ def test_what_the_quota_leaves_is_the_longest_session(kaggle, sessions, tmp_path
     assert '"session_limit": "3420s"' in request["text"]
 
 
+@pytest.mark.parametrize(
+    ("options", "inside"),
+    [({"side_by_side": 2}, {"side_by_side": "2", "processes": "None"}),
+     ({"processes": 2}, {"side_by_side": "1", "processes": "2"}), ({}, {"side_by_side": "1", "processes": "None"})],
+)  # fmt: skip
+def test_how_two_gpus_are_used_is_said_in_the_session_and_in_the_next_command(
+    kaggle, sessions, tmp_path, monkeypatch, options, inside
+):
+    monkeypatch.setattr(kaggle_sessions, "_wait", lambda driver, session: None)
+    result = outlast.train("toys.one", out=tmp_path / "run", accelerator="NvidiaTeslaT4", **options, **ASK)
+    (versions,) = sessions.kernels.values()
+    for name, value in inside.items():
+        assert f'    "{name}": {value},\n' in versions[0].request["text"]
+    (said,) = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()] or [""]
+    assert said in result["next_command"] and ("--processes" in result["next_command"]) == ("processes" in options)
+
+
+def test_what_is_left_is_forecast_for_as_many_stages_at_a_time(tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    outlast.train("toys.plan", preset="smoke", out=run, overrides=ASK["overrides"])
+    asked = []
+    plan = kaggle_sessions.planning.plan
+    monkeypatch.setattr(kaggle_sessions.planning, "plan", lambda question: asked.append(plan(question)) or asked[-1])
+    for at_once in (1, 2):
+        wish = kaggle_sessions.Wish("toys.plan", "tester", quota_rate=1.0, side_by_side=at_once)
+        kaggle_sessions._say_forecast(SimpleNamespace(task=preflight.find_task("toys.plan"), run=run, wish=wish))
+    assert [["train-fold0", "train-fold1"] in found["at_once"] for found in asked] == [False, True]
+    assert asked[1]["quota_hours"] < asked[0]["quota_hours"]
+    assert "the whole plan: 1 session" in capsys.readouterr().err
+
+
 def test_a_failure_that_would_come_again_ends_it_with_a_diagnosis(kaggle, sessions, tmp_path):
     log = "starting\nerror: no data found for plants\n  What to do: name the folder with --data DIR\n"
     sessions.planned_failures = [("", log)]
@@ -175,8 +245,14 @@ def test_data_is_named_as_kaggle_names_it():
 
 
 def test_what_does_not_go_with_kaggle_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="--mirror, --processes"):
-        outlast.train("toys.one", out=tmp_path / "run", mirror="/elsewhere", processes=2, **ASK)
+    with pytest.raises(UsageError, match="--mirror, --sweep") as refused:
+        outlast.train("toys.one", out=tmp_path / "run", mirror="/elsewhere", sweep=["seed=1,2"], **ASK)
+    assert "each combination of a sweep is a training of its own" in refused.value.hint
+    with pytest.raises(UsageError, match="--side-by-side does not go with --processes"):
+        outlast.train("toys.one", out=tmp_path / "run", side_by_side=2, processes=2, **ASK)
+    for option in ("side_by_side", "processes"):
+        with pytest.raises(UsageError, match="3: NvidiaTeslaT4 has 2 GPUs"):
+            outlast.train("toys.one", out=tmp_path / "run", accelerator="NvidiaTeslaT4", **{option: 3}, **ASK)
     with pytest.raises(UsageError, match="needs --owner"):
         outlast.train("toys.one", out=tmp_path / "run", **{**ASK, "owner": None})
     with pytest.raises(UsageError, match="are for trainings on Kaggle"):

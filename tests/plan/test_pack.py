@@ -15,12 +15,14 @@ import pytest
 
 import outlast
 from outlast.base import accident
-from outlast.base.files import MANIFEST, locked, sealed
-from outlast.errors import CheckpointError, OutlastError, RunError, UsageError
+from outlast.base.files import MANIFEST, locked, sealed, write_manifest
+from outlast.errors import CheckpointError, OutlastError, RunError, SaveError, UsageError
+from outlast.plan import arrivals, carry
 from outlast.plan.differences import compare_runs
 from toys import plan as toy
 
 STAGES = ["folds", "train-fold0", "train-fold1", "predict-fold0", "predict-fold1", "combine"]
+LEFT = ["train-fold0/checkpoints"]  # by a pack of the run in the middle: its best weights are what is needed
 STEPS = 12  # of each training, besides two that try what fits into memory
 
 
@@ -103,10 +105,11 @@ def there(tmp_path):
     return Machine(tmp_path / "there")
 
 
-def same(expected, found):
+def same(expected, found, left=()):
+    """Whether two runs are the same in all but what was left where the pack was made."""
     comparison = compare_runs(expected, found, STAGES)
     assert comparison.tensors > 20
-    return comparison.differences == []
+    return [each for each in comparison.differences if each.file not in left] == []
 
 
 def contents(folder):
@@ -175,6 +178,130 @@ def test_runs_that_were_begun_apart_come_together_where_they_agree(whole, there,
     assert outlast.unpack(there.folder / "run", home.folder / "run")["stages"]["train-fold1"] == "further there"
     assert home.train()["status"] == "finished"
     assert same(whole, home.folder / "run")
+
+
+# -- attached inputs ---------------------------------------------------------------------------------------------------
+
+
+def attach(source, inputs):
+    """A pack as Kaggle shows it: in a data set it is unpacked into a folder, in a notebook's output it is as it was."""
+    inputs.mkdir(parents=True)
+    if inputs.match("datasets/*/*"):
+        zipfile.ZipFile(source).extractall(inputs / source.stem)
+    else:
+        shutil.copy(source, inputs)
+        write_manifest(inputs, {})  # as our sessions leave it there
+
+
+@pytest.mark.parametrize("place", ["datasets/me/next", "notebooks/me/first", "input/a/b/c"])
+def test_training_goes_on_from_a_pack_that_is_attached(whole, packed, there, tmp_path, place):
+    attach(packed, tmp_path / place)
+    assert there.train(previous=str(tmp_path / place.partition("/")[0]))["status"] == "finished"
+    assert 0 < there.steps < STEPS
+    assert same(whole, there.folder / "run", LEFT)
+
+
+def test_training_goes_on_from_a_pack_that_is_named(whole, packed, there, capsys):
+    assert there.train(previous=str(packed))["status"] == "finished"
+    assert 0 < there.steps < STEPS
+    assert same(whole, there.folder / "run", LEFT)
+    assert there.train(previous=str(packed))["status"] == "finished" and there.steps == 0
+    assert f"{packed} holds nothing that {there.folder / 'run'} does not have" in capsys.readouterr().err
+
+
+def test_outputs_of_two_sessions_that_did_different_stages_come_together(whole, there, tmp_path, capsys):
+    """The first is attached as a run folder, the second as a pack, and a third of another run beside them."""
+    for name, stages in (("a", ("folds", "train-fold0")), ("b", ("folds", "train-fold1"))):
+        session = Machine(tmp_path / "input/notebooks/me" / name)
+        for stage in stages:
+            session.train(stage=stage)
+    other = Machine(tmp_path / "input/notebooks/me/c")
+    other.train(stage="folds", overrides=["train.seed=4"])
+    outlast.pack(session.folder / "run", tmp_path / "input/notebooks/me/b/next.zip", everything=True)
+    shutil.rmtree(session.folder / "run")
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("outlast.plan.arrivals.KAGGLE_INPUT", tmp_path / "input")
+        assert there.train(previous="auto")["status"] == "finished" and there.steps == 0
+    said = capsys.readouterr().err
+    assert "train-fold0 done" in said and "train-fold1 done (taken over)" in said
+    assert "not gone on with" in said and "train.seed: 4 -> 3" in said
+    assert same(whole, there.folder / "run")
+
+
+def test_a_damaged_stage_of_an_attached_run_is_done_again_and_the_others_are_not(whole, there, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "input/run")
+    for weights in (tmp_path / "input/run/train-fold1/best").rglob("*.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert there.train(previous=str(tmp_path / "input"))["status"] == "finished"
+    assert 0 < there.steps <= STEPS + 2
+    assert "that stage is not taken" in capsys.readouterr().err
+    assert same(whole, there.folder / "run")
+
+
+def test_a_damaged_pack_among_the_inputs_is_passed_over_with_a_sentence(whole, packed, there, tmp_path, capsys):
+    (tmp_path / "input/a").mkdir(parents=True)
+    (tmp_path / "input/a/next.zip").write_bytes(packed.read_bytes()[:-1000])
+    with zipfile.ZipFile(tmp_path / "input/a/images.zip", "w") as data:
+        data.writestr("leaf.png", b"no pack")
+    shutil.copy(packed, tmp_path / "input/whole.zip")
+    assert there.train(previous=str(tmp_path / "input"))["status"] == "finished"
+    said = capsys.readouterr().err
+    assert f"not gone on with: {tmp_path / 'input/a/next.zip'} is refused" in said and "images.zip" not in said
+    assert same(whole, there.folder / "run", LEFT)
+    with pytest.raises(CheckpointError, match="is refused"):
+        there.train("other", previous=str(tmp_path / "input/a"))
+
+
+def test_what_nothing_reads_stays_where_there_is_little_room(whole, there, tmp_path, monkeypatch, capsys):
+    """A stage that nothing reads any more is left, what the task delivers is not, and the run is finished as ever."""
+    home = tmp_path / "input/run"
+    shutil.copytree(whole, home)
+    shutil.rmtree(home / "combine")
+    monkeypatch.setattr("outlast.plan.arrivals._SMALL_BYTES", 10)
+    monkeypatch.setattr("outlast.plan.arrivals._free", lambda arrival, run: size(home))
+    delivered = carry.plan_of(home)[0].deliver(carry.plan_of(home)[1]).models
+    assert "train-fold1" not in delivered
+    there.train(previous=str(home), overrides=[])
+    assert "that nothing reads any more stay there" in capsys.readouterr().err
+    run = there.folder / "run"
+    assert not list((run / "train-fold1/best").rglob("*.safetensors"))
+    assert all(list((run / name / "best").rglob("*.safetensors")) for name in delivered)
+    assert there.train()["status"] == "finished" and there.steps == 0
+    assert (run / "combine/metrics.json").read_bytes() == (whole / "combine/metrics.json").read_bytes()
+    monkeypatch.undo()
+    arrivals.complete(run, home)  # with more room
+    assert list((run / "train-fold1/best").rglob("*.safetensors"))
+
+
+def test_what_there_is_no_room_for_is_not_begun_anew(packed, there, tmp_path, monkeypatch):
+    (tmp_path / "input").mkdir()
+    shutil.copy(packed, tmp_path / "input")
+    monkeypatch.setattr("outlast.plan.arrivals.KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr("outlast.plan.arrivals._free", lambda arrival, run: 1000)
+    with pytest.raises(SaveError, match=r"and there are 1\.0 kB free"):
+        there.train(previous="auto")
+    assert not (there.folder / "run").exists() and not list(there.folder.glob(".tmp-*"))
+
+
+def test_a_record_of_somebody_else_among_the_inputs_keeps_nobody_from_training(there, tmp_path, monkeypatch, capsys):
+    for name, text in (("a", "[]"), ("b", '{"task": "toys.plan"}')):
+        (tmp_path / "input" / name).mkdir(parents=True)
+        (tmp_path / "input" / name / "run.json").write_text(text)
+    monkeypatch.setattr("outlast.plan.arrivals.KAGGLE_INPUT", tmp_path / "input")
+    there.train(previous="auto", stage="folds")
+    assert capsys.readouterr().err.count("not gone on with") == 2
+    with pytest.raises(UsageError, match="is what it would be unpacked to"):
+        outlast.unpack(there.folder / "run", there.folder / "run")
+
+
+def test_a_folder_that_is_no_run_is_not_replaced_by_one(packed, there):
+    thesis = there.folder / "run/chapter.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("mine")
+    with pytest.raises(RunError, match="is not a run of Outlast"):
+        there.train(previous=str(packed))
+    assert contents(there.folder / "run") == {"chapter.txt": b"mine"}
 
 
 # -- only what is needed -----------------------------------------------------------------------------------------------

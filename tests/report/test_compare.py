@@ -42,11 +42,12 @@ def test_a_row_says_what_a_run_reached_and_what_it_cost(make_run: MADE) -> None:
         {"seconds": 3600.0, "device": "cuda", "quota_hours": 2.0, "stages": {"train": 3000.0},
          "bounds": {"processes": "2"}},
         {"seconds": 1800.0, "device": "cuda", "quota_hours": 1.0, "stages": {"train": 1000.0}},
+        {"seconds": 360.0, "device": "cuda", "quota_hours": 0.0, "side_by_side": 2, "stages": {"scores": 300.0}},
         {"seconds": 9999.0, "device": "cpu", "quota_hours": 0.0, "stages": {"scores": 1.0}},
     ]  # fmt: skip
     found = outlast.compare([make_run("a", sessions=sessions), make_run("b")])
     row = found["runs"][0]
-    assert (row["gpu_hours"], row["quota_hours"]) == (2.5, 3.0)
+    assert (row["gpu_hours"], row["quota_hours"]) == (2.7, 3.0)
     assert row["train_seconds"] == {"train": 4000.0}
     assert row["epochs"] == {"train": 40}
     assert row["scores"]["train"]["value"] == pytest.approx(0.967, abs=1e-3)

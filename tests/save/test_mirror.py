@@ -131,6 +131,18 @@ def test_the_newest_checkpoint_goes_and_not_what_is_half_written_older_or_set_as
     assert {"run.json", "config.yaml", "split.csv", "pretrain/stage.json", "finetune/metrics.jsonl"} <= set(names)
 
 
+def test_every_other_file_of_a_run_goes_along(tmp_path):
+    """Also what is not there in every run: what fits into memory, units of a call, splits of learners, a kept plan."""
+    run = make_run(tmp_path / "run", 100)
+    besides = ("finetune/fit.json", "build/kept/unit-1.json", "split-teacher.csv", "plan.json", "report.html",
+               "scores/part-00000.safetensors")  # fmt: skip
+    for name in besides:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(name)
+    there = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert set(besides) < there and set(take(run).names()) == there
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_a_snapshot_stays_what_it_was_while_training_goes_on(tmp_path, monkeypatch, links):
     run = make_run(tmp_path / "run")

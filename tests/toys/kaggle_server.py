@@ -12,6 +12,7 @@ kaggle_store and kaggle_sessions.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import threading
@@ -63,6 +64,7 @@ class KaggleServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         self.refused: list[str] = []
         self.page_size = 20
+        self.tells_md5 = False  # of hosted files, as Google's storage does
         self.other_output: list[str] = []  # names that every output has besides
         self.lock = threading.Lock()
 
@@ -226,13 +228,17 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(404, "no such file")
         headers = {
             "Accept-Ranges": "bytes",
-            "ETag": f'"{path.split("/")[2]}"',
+            "ETag": f'"{hashlib.sha256(data).hexdigest()[:16]}"',
             "Last-Modified": formatdate(time.time(), usegmt=True),
         }
+        if self.server.tells_md5:
+            headers["X-Goog-Hash"] = "md5=" + base64.b64encode(hashlib.md5(data).digest()).decode()
         wanted = self.headers.get("Range")
-        if wanted is None:
+        if wanted is None or self.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
             return 200, data, "application/octet-stream", headers
         start = int(wanted.removeprefix("bytes=").partition("-")[0])
+        if start >= len(data):
+            raise Refused(416, "there is nothing from there on")
         headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         return 206, data[start:], "application/octet-stream", headers
 
@@ -285,6 +291,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             raise Refused(404, f"no file {name}")
         return 302, b"", "text/plain", {"Location": url}
+
+    def _DownloadDataFiles(self, asked):
+        files = self.server.store.version(f"competitions/{asked['competitionName']}").files
+        return 302, b"", "text/plain", {"Location": self._url(zipped(files), "archive.zip")}
 
     def _SaveKernel(self, asked):
         return _json(self.server.sessions.push(asked["slug"], asked))

@@ -212,10 +212,10 @@ def saving(subject: Subject) -> Iterator[Finding]:
 def workers(subject: Subject) -> Iterator[Finding]:
     """More loader workers than cores."""
     wanted, cores = subject.config.loading.workers, subject.machine.host.cores
-    if wanted is not None and wanted * subject.processes > cores:
+    if wanted is not None and wanted * subject.at_once > cores:
         yield warning(
-            f"{wanted * subject.processes} loader workers for {cores} cores slow each other down",
-            evidence=f"loading.workers={wanted}, {subject.processes} process{'es' * (subject.processes > 1)}",
+            f"{wanted * subject.at_once} loader workers for {cores} cores slow each other down",
+            evidence=f"loading.workers={wanted}, {subject.at_once} process{'es' * (subject.at_once > 1)}",
             remedy="leave loading.workers out: it is chosen from the cores",
         )
 

@@ -41,7 +41,7 @@ def sessions(subject: Subject) -> Iterator[Finding]:
     if limit is None:
         return
     useful = limit - _RESERVE_SECONDS
-    seconds = sum(_total(subject, one) for one in subject.measured)
+    seconds = sum(_elapsed(subject, one) for one in subject.measured)
     if useful > 0 and seconds > useful:
         yield note(
             f"training takes {-(-seconds // useful):.0f} sessions of {_short(limit)}",
@@ -76,7 +76,7 @@ def quota(subject: Subject) -> Iterator[Finding]:
     """A quota that doesn't last; else what is needed of it."""
     if subject.quota_left is None:
         return
-    seconds = sum(_total(subject, one) for one in subject.measured)
+    seconds = sum(_elapsed(subject, one) for one in subject.measured)
     needed = seconds * subject.quota_rate
     if needed <= subject.quota_left:
         yield note(f"training needs {_hours(needed)} of the {_hours(subject.quota_left)} of quota that are left")
@@ -105,6 +105,7 @@ def disk(subject: Subject) -> Iterator[Finding]:
         subject.config.saving.disk_limit_gigabytes,
         finished={stage.name for stage in subject.plan if (run / stage.name / "stage.json").is_file()},
         begun=(run / "run.json").is_file(),
+        at_once=subject.side_by_side,
         free=subject.machine.free_bytes,
     )
     if not found.fits or found.scarce:
@@ -175,6 +176,11 @@ def unmeasured(subject: Subject) -> Iterator[Finding]:
     for trial in subject.trials:
         if trial.stage.name not in {one.stage for one in subject.measured}:
             yield unchecked(f"the time of {trial.stage.name}: {subject.not_measured[trial.stage.name]}")
+
+
+def _elapsed(subject: Subject, one: Measured) -> float:
+    """Seconds until this stage and those like it are done: side by side only they are counted on, so it is at most."""
+    return _total(subject, one) / one.alike * -(-one.alike // subject.side_by_side)
 
 
 def _total(subject: Subject, one: Measured) -> float:

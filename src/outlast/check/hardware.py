@@ -86,13 +86,13 @@ def gpu_memory(subject: Subject) -> Iterator[Finding]:
 def idle_gpus(subject: Subject) -> Iterator[Finding]:
     """A GPU is paid for and does nothing."""
     gpus, limit = len(subject.machine.gpus), subject.session_limit
-    idle = gpus - subject.processes
-    if subject.processes >= 1 and idle > 0:
+    idle = gpus - subject.at_once
+    if subject.at_once >= 1 and idle > 0:
         cost = f"; {format_duration(limit * idle)} of GPU time in a session" if limit else ""
         yield warning(
             f"{idle} of {gpus} GPUs would be idle, and cost all the same",
-            evidence=f"{subject.processes} process{'es' * (subject.processes > 1)}, one GPU each{cost}",
-            remedy=f"train with {gpus} processes, one per GPU, or choose an accelerator with {subject.processes}",
+            evidence=f"{subject.at_once} process{'es' * (subject.at_once > 1)}, one GPU each{cost}",
+            remedy=f"train with {gpus} processes, one per GPU, or choose an accelerator with {subject.at_once}",
         )
 
 
@@ -101,6 +101,11 @@ def processes(subject: Subject) -> Iterator[Finding]:
     count, gpus, batch = subject.processes, len(subject.machine.gpus), subject.config.train.batch_size
     if gpus and count > gpus:
         yield error(f"{count} processes can't share {gpus} GPU{'s' * (gpus > 1)}", remedy=f"start {gpus}")
+    if gpus and subject.side_by_side > gpus:
+        yield error(
+            f"{subject.side_by_side} stages side by side can't share {gpus} GPU{'s' * (gpus > 1)}",
+            remedy=f"give --side-by-side {gpus}",
+        )
     if count > batch:
         yield error(
             f"a batch of {batch} can't be shared out over {count} processes",
@@ -132,11 +137,11 @@ def threads(subject: Subject) -> Iterator[Finding]:
     """More threads than cores, or threads that spin while they wait."""
     cores, environ = subject.machine.host.cores, subject.machine.environ
     wanted = subject.config.train.threads
-    if wanted is not None and wanted * subject.processes > cores:
+    if wanted is not None and wanted * subject.at_once > cores:
         yield warning(
-            f"{wanted * subject.processes} CPU threads for {cores} cores slow each other down",
-            evidence=f"train.threads={wanted}, {subject.processes} process{'es' * (subject.processes > 1)}",
-            remedy=f"set train.threads={max(cores // subject.processes, 1)}",
+            f"{wanted * subject.at_once} CPU threads for {cores} cores slow each other down",
+            evidence=f"train.threads={wanted}, {subject.at_once} process{'es' * (subject.at_once > 1)}",
+            remedy=f"set train.threads={max(cores // subject.at_once, 1)}",
         )
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         if environ.get(name, "").isdigit() and int(environ[name]) > cores:
@@ -159,11 +164,11 @@ def shared_memory(subject: Subject) -> Iterator[Finding]:
     if free is None:
         raise CannotCheck("there is no /dev/shm")
     ahead = subject.config.loading.prefetch_batches
-    bytes_ahead = subject.processes * subject.workers * ahead * subject.micro_batch_bytes
+    bytes_ahead = subject.at_once * subject.workers * ahead * subject.micro_batch_bytes
     if bytes_ahead > 0.8 * free:
         yield error(
             "the batches that loader workers prepare don't fit into shared memory (they would die with a bus error)",
-            evidence=f"{subject.processes * subject.workers} workers x {ahead} batches x "
+            evidence=f"{subject.at_once * subject.workers} workers x {ahead} batches x "
             f"{subject.micro_batch_bytes / 1e6:.1f} MB = {_gigabytes(bytes_ahead)}; "
             f"/dev/shm has {_gigabytes(free)} free",
             remedy="set loading.prefetch_batches=1 or fewer loading.workers (0 needs none), "
@@ -176,11 +181,11 @@ def memory(subject: Subject) -> Iterator[Finding]:
     total, workers = subject.machine.memory_bytes, subject.workers
     if total is None:
         raise CannotCheck("the machine doesn't say how much memory it has")
-    needed = subject.processes * (_PROCESS_BYTES + workers * _WORKER_BYTES)
+    needed = subject.at_once * (_PROCESS_BYTES + workers * _WORKER_BYTES)
     if needed > total:
         yield warning(
             "there is hardly enough memory for the training processes",
-            evidence=f"{subject.processes} x (1 process + {workers} workers) take about {_gigabytes(needed)}; "
+            evidence=f"{subject.at_once} x (1 process + {workers} workers) take about {_gigabytes(needed)}; "
             f"this machine, or its container, has {_gigabytes(total)}",
             remedy="set fewer loading.workers, or start fewer processes",
         )

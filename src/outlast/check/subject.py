@@ -80,6 +80,7 @@ class Subject:
     no_effect: tuple[str, ...] = ()
     session_limit: float | None = None
     processes: int = 1
+    side_by_side: int = 1
     devices: range = range(64)
     mirror: str | None = None
     roots: Mapping[str, Path] = field(default_factory=dict)
@@ -136,7 +137,7 @@ class Subject:
     def trials(self) -> list[Trial]:
         """Every training stage to be tried out; of stages that differ only in their rows, the first."""
         # Several processes share the cores: what is tried here is one of them.
-        cores = max(self.machine.host.cores // self.processes, 1)
+        cores = max(self.machine.host.cores // self.at_once, 1)
         compute = set_up(self.config.train.threads, cores)
         trains = {stage.name: stage for stage in self.plan if isinstance(stage, Train)}
         facts = {name: examples.facts for name, examples in self.examples.items()}
@@ -193,10 +194,16 @@ class Subject:
         return pairs
 
     @property
+    def at_once(self) -> int:
+        """Processes that train at a time, of one stage or of several: each uses a GPU of its own."""
+        return self.processes * self.side_by_side
+
+    @property
     def workers(self) -> int:
         """Loader workers of each process."""
         machine = self.machine
-        return workers_of(self.config, machine.host.cores, self.processes, beside_gpu=bool(machine.gpus))
+        cores = max(machine.host.cores // self.side_by_side, 1)
+        return workers_of(self.config, cores, self.processes, beside_gpu=bool(machine.gpus))
 
     @property
     def micro_batch(self) -> int:

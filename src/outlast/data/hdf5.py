@@ -96,6 +96,22 @@ def scan_images(
     _visit(ids, decode, threads, progress)
 
 
+def unreadable(
+    images: Images, ids: Sequence[str], *, threads: int = 2, progress: Callable[[int, int], None] | None = None
+) -> dict[str, str]:
+    """{id: why}, in their order, of the ids whose picture is not there or can't be decoded."""
+
+    def look(name: str) -> str:
+        try:
+            read_by_id(images, name, channels=1)
+        except DataError as error:
+            return error.message
+        return ""
+
+    found = _visit(ids, look, threads, progress)
+    return {name: why for name, why in zip(ids, found, strict=True) if why}
+
+
 def hash_images(
     images: Images, ids: Sequence[str], *, threads: int = 2, progress: Callable[[int, int], None] | None = None
 ) -> list[str]:

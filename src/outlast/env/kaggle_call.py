@@ -186,6 +186,22 @@ def dataset_files(client: Any, ref: str, version: int, to: str) -> None:
     client.dataset_download_files(f"{ref}/{version}", path=to, force=True, quiet=True, unzip=True)
 
 
+def public_dataset(client: Any, ref: str, to: str) -> str:
+    """Download the newest version of a public data set below `to`; the folder of its files. It needs no credentials."""
+    import kagglehub
+
+    os.environ["KAGGLEHUB_CACHE"] = to  # where what has arrived of a download that breaks outlives this process
+    return str(kagglehub.dataset_download(ref))
+
+
+def public_competition(client: Any, ref: str, to: str) -> str:
+    """Download the files of a competition below `to`; the folder that they are in."""
+    import kagglehub
+
+    os.environ["KAGGLEHUB_CACHE"] = to
+    return str(kagglehub.competition_download(ref))
+
+
 def _unpack_one(folder: Path, file: str) -> None:
     """A large file may arrive as an archive of itself."""
     import zipfile
@@ -208,7 +224,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         push, kernel_version, status, logs, quota, output, dataset_state, dataset_create, dataset_version, dataset_file,
-        dataset_files,
+        dataset_files, public_dataset, public_competition,
     )
 }  # fmt: skip
 
@@ -248,11 +264,15 @@ def _kagglehub() -> Any:
     os.environ["DISABLE_KAGGLE_CACHE"] = "true"
     os.environ.setdefault("KAGGLEHUB_VERBOSITY", "error")
     from kagglehub import clients
+
+    return clients
+
+
+def _require_credentials() -> None:
     from kagglehub.config import get_kaggle_credentials
 
     if get_kaggle_credentials() is None:
         raise PermissionError("no credentials")
-    return clients
 
 
 def _never_wait_for_ever() -> None:
@@ -308,6 +328,8 @@ def main(package: str) -> int:
             try:
                 tempfile.tempdir = asked["temporary"]
                 client = client or (_kagglehub() if package == "kagglehub" else _kaggle())
+                if package == "kagglehub" and asked["call"] != public_dataset.__name__:
+                    _require_credentials()
                 answer = {"value": CALLS[asked["call"]](client, **asked["arguments"])}
             except ImportError as error:
                 answer = {"error": {"kind": "missing", "message": str(error)}}

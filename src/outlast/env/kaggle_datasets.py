@@ -6,10 +6,13 @@ through `kagglehub`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -108,6 +111,60 @@ def fetch_files(ref: str, version: int, to: Path) -> None:
         raise UsageError(f"{to} is not an empty folder", hint="name one that does not exist yet")
     arguments = {"ref": ref, "version": version, "to": str(to)}
     patiently("dataset_files", arguments, client=_client(), size=None)
+
+
+def fetch_public(ref: str, page: str, to: Path, *, competition: bool, arrived: Callable[[int], None]) -> Path:
+    """Download a public data set (OWNER/SLUG) or the files of a competition (SLUG); the folder that they are in.
+
+    It lies below `to`, as does what has arrived of a download that breaks: the next one goes on from there. arrived:
+    is told how many bytes are there, twice a second. Raises RunError.
+    """
+    call = "public_competition" if competition else "public_dataset"
+    to.mkdir(parents=True, exist_ok=True)
+    began, before = time.monotonic(), bytes_below(to)
+    with _watched(to, arrived):
+        for delay in delays():
+            try:
+                arguments = {"ref": ref, "to": str(to)}
+                return Path(once(call, arguments, client="kagglehub", size=None, temporary=str(to)))
+            except CallError as error:
+                if error.status == 403 and competition:
+                    raise RunError(
+                        f"Kaggle does not give the files of {ref}: their rules have to be accepted first",
+                        hint=f"sign in, accept them on {page}/rules, and type the same again",
+                    ) from None
+                if (here := bytes_below(to)) > before:
+                    began, before = time.monotonic(), here
+                pause(error, delay, began, f"{ref} can't be downloaded")
+    raise AssertionError("delays never end")
+
+
+def bytes_below(folder: Path) -> int:
+    """Bytes of all files below a folder, which somebody else may be changing."""
+    found = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                found += Path(place, name).lstat().st_size
+    return found
+
+
+@contextlib.contextmanager
+def _watched(folder: Path, arrived: Callable[[int], None]) -> Iterator[None]:
+    """While the block runs, `arrived` is told what is in the folder."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.5):
+            arrived(bytes_below(folder))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _is_newer(ref: str, version: int) -> bool:

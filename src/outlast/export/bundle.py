@@ -24,6 +24,26 @@ from outlast.export.bundle_sources import Contents, Wheel
 
 LIMIT_BYTES = 2**20
 ENDINGS = (".py", ".ipynb")
+# The cells of a notebook after what it holds: their titles, and the code below them.
+STEPS = {
+    "train": (
+        ("Check: everything that can go wrong, before it costs", "check()"),
+        (
+            "Plan: what is done in which session",
+            "from IPython.display import Image, display\n\ndisplay(Image(filename=plan()))",
+        ),
+        ("Train: until it is finished, or the session must end", "train()"),
+        ("Figures", "for picture in figures():\n    display(Image(filename=picture))"),
+        ("What next?", "what_next()"),
+    ),
+    "submit": (("Submit: predict the test set that is there, with a run that is finished", "submit()"),),
+}  # fmt: skip
+_HOW = {  # continues a line of the opening
+    "train": """add the data as an input, choose the accelerator, and run. It stops in time before the session's end;
+the next session finds what this one made, once its output was added as an input.""",
+    "submit": """add the competition and the output of the notebook that has finished the training as inputs, choose the
+accelerator, and run. It trains nothing: it writes submission.csv for the test set that is there.""",
+}
 _WIDTH = 116
 _HIDDEN = "# What is inside, and what unpacks it. Nothing here is to be changed.\n"
 
@@ -33,7 +53,8 @@ class Recipe:
     """What a bundle trains: a task with a preset and settings on top of it (key=value).
 
     presets, names: what may be given for the preset, and as names of data. data: {name: folder or input}; empty: it is
-    looked for. quick: settings of a short test. configuration: all settings, as YAML, for people to read.
+    looked for. quick: settings of a short test. configuration: all settings, as YAML, for people to read. do: "train",
+    or "submit": predict a test set with a run that is finished.
     """
 
     task: str
@@ -45,6 +66,7 @@ class Recipe:
     names: Sequence[str]
     data: Mapping[str, str]
     configuration: str
+    do: str = "train"
 
 
 def write(target: Path, recipe: Recipe, contents: Contents) -> dict[str, Any]:
@@ -61,7 +83,7 @@ def write(target: Path, recipe: Recipe, contents: Contents) -> dict[str, Any]:
         code=_code(),
         payloads=f"PAYLOADS = {{\n{''.join(_payload_entry(name, data) for name, data in payloads.items())}}}\n",
     )
-    text = _notebook(parts) if target.suffix == ".ipynb" else _script(parts)
+    text = _notebook(parts, STEPS[recipe.do]) if target.suffix == ".ipynb" else _script(parts)
     others = sum(len(payloads[wheel.name]) + len(_listing(wheel.files)) for wheel in contents.wheels)
     size = len(text.encode())
     if size - others > LIMIT_BYTES:
@@ -112,23 +134,15 @@ def _script(parts: _Parts) -> str:
     return "\n".join(pieces)
 
 
-def _notebook(parts: _Parts) -> str:
+def _notebook(parts: _Parts, steps: Sequence[tuple[str, str]]) -> str:
     """Notebook format 4.5, as JSON."""
     cells = [
         ("markdown", parts.opening),
         ("code", parts.config),
         ("hidden", "\n".join([_HIDDEN, parts.inside, parts.code, parts.payloads])),
-        ("markdown", "## Check: everything that can go wrong, before it costs"),
-        ("code", "check()"),
-        ("markdown", "## Plan: what is done in which session"),
-        ("code", "from IPython.display import Image, display\n\ndisplay(Image(filename=plan()))"),
-        ("markdown", "## Train: until it is finished, or the session must end"),
-        ("code", "train()"),
-        ("markdown", "## Figures"),
-        ("code", "for picture in figures():\n    display(Image(filename=picture))"),
-        ("markdown", "## What next?"),
-        ("code", "what_next()"),
-    ]  # fmt: skip
+    ]
+    for title, code in steps:
+        cells += [("markdown", f"## {title}"), ("code", code)]
     notebook = {
         "cells": [_cell(number, kind, text.strip("\n")) for number, (kind, text) in enumerate(cells)],
         "metadata": {
@@ -162,10 +176,10 @@ def _opening(recipe: Recipe, name: str) -> str:
 {textwrap.fill(recipe.about, _WIDTH)}
 
 It needs no installation and no internet. Paste it into a Kaggle notebook (or run it with Python 3.11 or newer, or with
-exec), add the data as an input, choose the accelerator, and run. It stops in time before the session's end; the next
-session finds what this one made, once its output was added as an input. What may be changed is CONFIG.
+exec), {_HOW[recipe.do]}
+What may be changed is CONFIG.
 
-Made by: outlast export {recipe.task} --preset {recipe.preset} --to {name}
+Made by: outlast export {recipe.task} --preset {recipe.preset} --to {name}{" --submit" * (recipe.do == "submit")}
 """
 
 
@@ -173,6 +187,8 @@ def _config(recipe: Recipe) -> str:
     names = "" if list(recipe.names) == ["data"] else f"; or {{name: folder}}, names: {', '.join(recipe.names)}"
     given = dict(recipe.data) or None
     entries: list[tuple[str, str, Any]] = [
+        ('"train"; "submit": submission.csv for the test set that is there now, by a finished run among the inputs',
+         "do", recipe.do),
         ("another task needs a file of its own: outlast export TASK --to FILE", "task", recipe.task),
         (f"one of {', '.join(recipe.presets)}", "preset", recipe.preset),
         ('settings on top of the preset, such as "train.epochs=40"', "overrides", list(recipe.overrides)),
@@ -185,8 +201,10 @@ def _config(recipe: Recipe) -> str:
         ('what is left of the weekly accelerator quota, such as "12h"; None: not watched', "quota_left", None),
         ("one per GPU, for one training; None: as many as there are GPUs", "processes", None),
         ("trainings at a time, one GPU each, for plans of several (folds); processes are then 1", "side_by_side", 1),
-        ('"auto": goes on with the run in an attached output of an earlier session; a folder; None: never',
+        ('"auto": goes on with what attached outputs and packs have done; a pack or a folder; None: never',
          "previous", "auto"),
+        ('to submit, test rows whose image can\'t be read: "fill" predicts them without it; "refuse": an error',
+         "gaps", "fill"),
     ]  # fmt: skip
     lines = [f'    # {comment}\n    "{name}": {_literal(value)},\n' for comment, name, value in entries]
     return "CONFIG = {\n" + "".join(lines) + "}\n"

@@ -53,6 +53,11 @@ class Stop(SystemExit):
 
 def main() -> None:
     """All steps, as `python FILE` does them. A run that was begun here was checked when it was."""
+    if CONFIG["do"] == "submit":
+        submit()
+        return
+    if CONFIG["do"] != "train":
+        raise Stop(f"CONFIG says do = {CONFIG['do']!r}; it is either 'train' or 'submit'")
     if CONFIG["check"] and not (out() / "run.json").is_file():
         check()
     train()
@@ -67,13 +72,22 @@ def check() -> None:
 def plan() -> Path:
     """Say in which session what is done, from a few measured steps; returns the path of the picture."""
     picture = Path(tempfile.mkdtemp(prefix="outlast-plan-")) / "plan.png"
-    run("plan", *_words("plan"), "--gpus", str(_gpus() or 1), "--to", str(picture))
+    run("plan", *_words("plan"), "--gpus", str(CONFIG["side_by_side"]), "--to", str(picture))
     return picture
 
 
 def train() -> None:
     """Train until it is finished or the session must end. A run that an attached output holds goes on from there."""
     run("train", *_words("train"))
+
+
+def submit() -> None:
+    """Write submission.csv for the test set that is there now, with a finished run among the inputs. Trains nothing."""
+    finished = CONFIG["previous"] if CONFIG["previous"] not in ("auto", None) else _attached()
+    kept = KAGGLE / "working" if ON_KAGGLE else Path()
+    data = CONFIG["data"].get("data") if isinstance(CONFIG["data"], dict) else CONFIG["data"]
+    words = ["--data", str(_mounted(data))] if data else []
+    run("predict", str(finished), *words, "--to", str(kept / "submission.csv"), "--gaps", CONFIG["gaps"])
 
 
 def figures() -> list[Path]:
@@ -254,7 +268,6 @@ def _words(command: str) -> list[str]:
         processes = CONFIG["processes"] or (_gpus() if CONFIG["side_by_side"] == 1 else 1)
         words += ["--out", str(out()), "--processes", str(processes or 1)]
         words += ["--quota-left", CONFIG["quota_left"]] if CONFIG["quota_left"] else []
-    if command == "train" and CONFIG["side_by_side"] > 1:
         words += ["--side-by-side", str(CONFIG["side_by_side"])]
     if command == "train" and CONFIG["previous"] and not CONFIG["quick_test"]:
         words += ["--previous", CONFIG["previous"]]
@@ -266,6 +279,13 @@ def _mounted(place: str) -> Path:
     slug = place.rpartition("/")[2]
     places = [f"datasets/{place}", f"competitions/{slug}", slug]
     return next((path for path in (KAGGLE / "input" / name for name in places) if path.is_dir()), Path(place))
+
+
+def _attached() -> Path:
+    """Where a finished run lies: the run folder if it is finished here, else somewhere among the inputs."""
+    record = out() / "run.json"
+    here = record.is_file() and json.loads(record.read_text(encoding="utf-8"))["status"] == "finished"
+    return out() if here else KAGGLE / "input"
 
 
 def _gpus() -> int:

@@ -35,6 +35,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from outlast.errors import ModelError
+from outlast.model import own_weights
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ def classifier(
     an error message should suggest. Raises ModelError.
     """
     _require_known(name, also)
+    if own_weights.are_coming():
+        pretrained, weights = False, None
     if pretrained and weights is None:
         model = _from_hub(name, classes, channels, image_size)
     else:
@@ -118,6 +121,8 @@ class Tokens(nn.Module):
     def __init__(self, name: str, *, pretrained: bool, weights: Path | str | None, unfrozen: int = 0) -> None:
         super().__init__()
         _require_known(name, ())
+        if own_weights.are_coming():
+            pretrained, weights = False, None
         model = _from_hub(name, 0, 3, None, any_size=True) if pretrained and weights is None else None
         model = model if model is not None else _create(name, 0, 3, None, any_size=True)
         if not isinstance(model, VisionTransformer):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from outlast.errors import ModelError, listed
-from outlast.model import backbone
+from outlast.model import backbone, own_weights
 from outlast.model.glavitu import Glavitu
 from outlast.model.normalised import BoundaryHead, Deployed, Normalised, Outputs, SegmentationNet
 from outlast.model.plain_unet import PlainUnet
@@ -82,7 +82,7 @@ class BoundaryUnet(SegmentationNet):
         super().__init__()
         unet = _unet(settings, channels, classes)
         first = _first_convolution(unet.encoder, channels, settings.encoder)
-        if settings.weights is not None or settings.pretrained:
+        if (settings.weights is not None or settings.pretrained) and not own_weights.are_coming():
             _load_encoder(unet.encoder, settings, f"{first}.weight")
         self.multiple = 2**settings.depth
         self.encoder, self.decoder, self.head = unet.encoder, unet.decoder, unet.segmentation_head

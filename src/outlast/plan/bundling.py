@@ -33,10 +33,12 @@ def export(
     *,
     config_file: Path | None = None,
     data: Mapping[str, str] | None = None,
+    submit: bool = False,
 ) -> dict[str, Any]:
     """Write a bundle of a run (a folder), or of a task by its name. Returns what `bundle.write` returns.
 
-    data: {name of a data root: OWNER/SLUG or SLUG of the input that holds it}; none: it is looked for.
+    data: {name of a data root: OWNER/SLUG or SLUG of the input that holds it}; none: it is looked for. submit: it
+    trains nothing, and predicts a test set with a finished run that is attached to it.
 
     Raises UsageError for settings given for a run, and what `resolve` and `bundle_sources.collect` raise.
     """
@@ -56,6 +58,8 @@ def export(
             preset = preset_for_kaggle(task)
             say(f"preset {preset!r}, for Kaggle's GPU; choose another with --preset")
         config, _ = resolve(task.config, task.presets, preset, file=config_file, overrides=overrides)
+    if submit and task.deliver(config).submit is None:
+        raise UsageError(f"the task {task.name!r} has no submission of a test set", hint="leave --submit out")
     recipe = bundle.Recipe(
         task=task.name,
         about=task.about,
@@ -66,6 +70,7 @@ def export(
         names=task.data,
         data=dict(data or {}),
         configuration=to_yaml(config),
+        do="submit" if submit else "train",
     )
     contents = bundle_sources.collect(task.name)
     bundle_sources.check_secrets({"the settings": recipe.configuration.encode()})

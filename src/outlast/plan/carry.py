@@ -50,10 +50,13 @@ def root_names(run: Path) -> list[str]:
     return [name for name in names if (run / name).is_file()]
 
 
-def load(run: Path, plan: Sequence[Stage], stage: str | None, *, everything: bool) -> Load:
+def load(
+    run: Path, plan: Sequence[Stage], stage: str | None, *, everything: bool, spoilt: list[str] | None = None
+) -> Load:
     """What `stage` needs, or the rest of the plan, or (everything, or nothing left to do) all of the run.
 
-    Raises UsageError for a stage that can't be done, RunError if something that is needed is not here as recorded.
+    Raises UsageError for a stage that can't be done, RunError if something that is needed is not here as recorded;
+    with `spoilt` such a stage is left out, and the list gets a sentence about it.
     """
     wanted = _wanted(run, plan, stage)
     found = Load(whole=everything or not wanted)
@@ -62,7 +65,12 @@ def load(run: Path, plan: Sequence[Stage], stage: str | None, *, everything: boo
     for each in plan:
         folder = run / each.name
         if (folder / ledger.RECORD).is_file():
-            _done(found, folder, whole=found.whole, outputs=found.whole or each.name in read, by=stage)
+            try:
+                _done(found, folder, whole=found.whole, outputs=found.whole or each.name in read, by=stage)
+            except RunError as error:
+                if spoilt is None:
+                    raise
+                spoilt.append(error.message)
         elif (folder / ledger.PROGRESS).is_file() and (found.whole or each in wanted):
             found.stages[each.name] = BEGUN
             found.files |= {f"{each.name}/{name}": source for name, source in _files(folder)}
@@ -132,9 +140,7 @@ def _done(found: Load, folder: Path, *, whole: bool, outputs: bool, by: str | No
         # What lies in the folder itself is what the machinery notes: small, and read by reports and other stages.
         if outputs if name in known["outputs"] else whole or "/" not in name:
             found.files[f"{folder.name}/{name}"] = source
-    record_now = {key: value for key, value in known.items() if key != ledger.ELSEWHERE}
-    if left:
-        record_now[ledger.ELSEWHERE] = left
+    record_now = ledger.leaving(known, left)
     if record_now != known:
         text = json.dumps(plain(record_now), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         found.files[f"{folder.name}/{ledger.RECORD}"] = text.encode("utf-8")

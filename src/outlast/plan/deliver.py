@@ -35,16 +35,16 @@ class Delivered:
     def __init__(self, run: Path, stage: str | None = None) -> None:
         self.run, self.record = run, load(run)
         self.task = tasks.find(self.record["task"])
-        config: Any = read_config(self.task.config, run / "config.yaml")
-        self.delivery = self.task.deliver(config)
-        trains = {each.name: each for each in self.task.stages(config) if isinstance(each, Train)}
+        self.settings: Any = read_config(self.task.config, run / "config.yaml")
+        self.delivery = self.task.deliver(self.settings)
+        self.trains = {each.name: each for each in self.task.stages(self.settings) if isinstance(each, Train)}
         if stage is not None:
-            if stage not in trains:
+            if stage not in self.trains:
                 raise UsageError(
-                    f"there is no training stage {stage!r}", hint=f"the training stages are: {', '.join(trains)}"
+                    f"there is no training stage {stage!r}", hint=f"the training stages are: {', '.join(self.trains)}"
                 )
             self.delivery = replace(self.delivery, models=(stage,), judge=None)
-        self.stages = stages_named(self.delivery.models, trains, f"the delivery of {self.task.name!r}")
+        self.stages = stages_named(self.delivery.models, self.trains, f"the delivery of {self.task.name!r}")
         self.learner, self.config = self.stages[0].learner, self.stages[0].config
         try:
             self.facts = self.record["facts"][self.learner.name]

@@ -20,6 +20,7 @@ from outlast.errors import CheckpointError, RunError, TaskError, UsageError
 from outlast.export.sidecar import path_of
 from outlast.loop.memory import Portion
 from outlast.loop.setup import load_weights
+from outlast.model import own_weights
 from outlast.plan.members import Opened
 from outlast.save.format import read_weights
 from outlast.task import Inputs, Member, Train
@@ -45,7 +46,8 @@ def open_exported(
             f"{file} holds several models ({', '.join(sidecar['stages'])})", hint="export one with `--stage NAME`"
         )
     rung = _rung(sidecar, stage, file)
-    model = stage.learner.model(stage.config, Inputs(facts, {need: run / need for need in stage.needs}), rung)
+    with own_weights.coming():
+        model = stage.learner.model(stage.config, Inputs(facts, {need: run / need for need in stage.needs}), rung)
     deployed = stage.learner.deploy(stage.config, model)
     if not set(model.parameters()).issuperset(deployed.parameters()):
         raise TaskError(

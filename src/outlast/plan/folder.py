@@ -36,7 +36,7 @@ def check_run(run: Path, task: Task, config: TaskConfig, asked: Request, preset:
         command = replace(asked, extend=True).command(run, preset)
         return record.check_same(run, task.name, config, extend=asked.extend, extend_command=command)
     # A kill in the first moments of a run may leave its configuration alone; nothing is lost by beginning again.
-    if run.exists() and (not run.is_dir() or any(not _is_remnant(path) for path in run.iterdir())):
+    if run.exists() and not is_beginning(run):
         raise RunError(f"{run} exists and is not a run of Outlast", hint="give another folder with --out")
     if asked.resume == "must":
         raise RunError(
@@ -49,8 +49,10 @@ def check_run(run: Path, task: Task, config: TaskConfig, asked: Request, preset:
     return None
 
 
-def _is_remnant(path: Path) -> bool:
-    return path.name in ("config.yaml", hours.PLAN) or path.name.startswith(TEMPORARY)
+def is_beginning(run: Path) -> bool:
+    """Whether a folder is empty, or holds what a plan, or a kill in a run's first moments, leaves there."""
+    known = ("config.yaml", hours.PLAN)
+    return run.is_dir() and all(path.name in known or path.name.startswith(TEMPORARY) for path in run.iterdir())
 
 
 def set_aside(run: Path, resume: str, compute: Compute) -> None:

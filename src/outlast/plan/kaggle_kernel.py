@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from outlast.errors import UsageError
 
 CODE = "kaggle.py"
 NO_ACCELERATOR = "none"
+GPUS = {"NvidiaTeslaT4": 2}  # of the accelerators whose number is known
 _OWN = re.compile(r"[\w-]+/[\w-]+")
 _SLUG = re.compile(r"[\w-]+")
 
@@ -48,13 +49,21 @@ def inputs(data: Sequence[str], names: Sequence[str]) -> Inputs:
 
 
 def write(
-    folder: Path, bundle: str, kernel: str, attached: Inputs, source: str | None, accelerator: str, limit_seconds: int
+    folder: Path,
+    bundle: str,
+    kernel: str,
+    attached: Inputs,
+    source: str | None,
+    accelerator: str,
+    settings: Mapping[str, str | int | None],
 ) -> None:
-    """Write the folder: the bundle with the limit after which it stops, and kernel-metadata.json.
+    """Write the folder: the bundle with these settings in its CONFIG, and kernel-metadata.json.
 
     source: the kernel whose output it goes on with. Private, and without the internet, in so many words.
     """
-    text = _filled_in(bundle, "session_limit", f"{limit_seconds}s")
+    text = bundle
+    for name, value in settings.items():
+        text = _filled_in(text, name, value)
     if source is not None:  # the first session was checked
         text = _filled_in(text, "check", False)
     slug = kernel.partition("/")[2]
@@ -79,7 +88,7 @@ def write(
     write_json(folder / "kernel-metadata.json", metadata)
 
 
-def _filled_in(bundle: str, name: str, value: str | bool) -> str:
+def _filled_in(bundle: str, name: str, value: str | int | None) -> str:
     """The bundle with another value in its CONFIG."""
     literal = f'"{value}"' if isinstance(value, str) else str(value)
     text, count = re.subn(rf'^    "{name}": .*,$', f'    "{name}": {literal},', bundle, count=1, flags=re.MULTILINE)

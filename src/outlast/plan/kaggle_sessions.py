@@ -24,7 +24,7 @@ from outlast.config.load import resolve, to_yaml
 from outlast.config.schema import TaskConfig
 from outlast.env import kaggle_client, kaggle_process, signals
 from outlast.errors import OutlastError, RunError, UsageError
-from outlast.plan import bundling, kaggle_kernel, ledger, planning, preflight, record
+from outlast.plan import arrivals, bundling, kaggle_kernel, ledger, planning, preflight, record
 from outlast.plan.kaggle_diagnosis import Diagnosis, Ended, diagnose
 from outlast.plan.kaggle_state import COMPLETE, FAILED, FETCHED, PUSHING, RUNNING, KaggleSession, KaggleState
 from outlast.plan.request import seconds
@@ -53,6 +53,8 @@ class Wish:
     session_limit: str | float | None = None
     quota_rate: float = 1.0
     accelerator: str | None = None
+    processes: int = 1  # of one training in a session; 1: one per GPU
+    side_by_side: int = 1  # stages at a time in a session, each on a GPU of its own
 
     @property
     def limit_seconds(self) -> int:
@@ -67,6 +69,8 @@ class Wish:
             value = getattr(self, name)
             words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
         words += ["--quota-rate", f"{self.quota_rate:g}"] if self.quota_rate != 1 else []
+        words += ["--processes", str(self.processes)] if self.processes > 1 else []
+        words += ["--side-by-side", str(self.side_by_side)] if self.side_by_side > 1 else []
         return shlex.join([*words, *self.overrides])
 
 
@@ -108,6 +112,7 @@ def train_on_kaggle(wish: Wish) -> dict[str, Any]:
         raise UsageError(f"a session of {wish.limit_seconds} seconds is too short", hint="give --session-limit 9h")
     run = wish.out or Path("runs") / f"{task.name.rpartition('.')[2]}-{preset}"
     accelerator = wish.accelerator or (kaggle_kernel.NO_ACCELERATOR if preset in _WITHOUT_GPU else ACCELERATOR)
+    _check_gpus(wish, accelerator)
     asked = {
         "task": task.name,
         "owner": wish.owner,
@@ -143,6 +148,18 @@ def train_on_kaggle(wish: Wish) -> dict[str, Any]:
         )  # fmt: skip
 
 
+def _check_gpus(wish: Wish, accelerator: str) -> None:
+    """Refuse what a session would refuse only after it was pushed. Raises UsageError."""
+    if wish.side_by_side > 1 and wish.processes > 1:
+        raise UsageError("--side-by-side does not go with --processes", hint="leave one of them out")
+    for option, count in (("--processes", wish.processes), ("--side-by-side", wish.side_by_side)):
+        if count < 1:
+            raise UsageError(f"{option} {count} is too few", hint="give 1 or more")
+        gpus = kaggle_kernel.GPUS.get(accelerator, count)
+        if count > gpus:
+            raise UsageError(f"{option} {count}: {accelerator} has {gpus} GPUs", hint=f"give {option} {gpus} at most")
+
+
 def _go_on(driver: _Driver) -> dict[str, Any]:
     """Session after session."""
     while True:
@@ -168,7 +185,11 @@ def _begin(driver: _Driver, limit_seconds: int) -> None:
     inside = round(limit_seconds - _margin(limit_seconds))
     kaggle_kernel.write(
         driver.folder / "kernel", (driver.folder / "bundle.py").read_text(encoding="utf-8"), kernel, driver.attached,
-        source.kernel if source else None, driver.accelerator, inside,
+        source.kernel if source else None, driver.accelerator,
+        {
+            "session_limit": f"{inside}s", "side_by_side": driver.wish.side_by_side,
+            "processes": driver.wish.processes if driver.wish.processes > 1 else None,
+        },
     )  # fmt: skip
     session = KaggleSession(
         number=len(state.sessions) + 1,
@@ -275,6 +296,8 @@ def _fetch(driver: _Driver, session: KaggleSession) -> None:
     if driver.run.exists():
         if record.run_id(driver.run) != known["run_id"]:
             raise RunError(f"{driver.run} holds another run", hint="move it away, then type the same again")
+        if any(ledger.elsewhere(own / stage.name) for stage in driver.task.stages(driver.config)):
+            arrivals.complete(own, driver.run)  # there was too little room there to carry what is here
         driver.run.rename(old)
     own.rename(driver.run)
     shutil.rmtree(old, ignore_errors=True)
@@ -299,6 +322,7 @@ def _say_forecast(driver: _Driver) -> None:
         run=driver.run,
         session_limit=driver.wish.limit_seconds,
         quota_rate=driver.wish.quota_rate,
+        gpus=driver.wish.side_by_side,
     )
     try:
         say(f"the whole plan: {planning.plan(question)['answer']}")

@@ -7,7 +7,7 @@ for trainings only: other stages depend on it through what the trainings made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,12 @@ def elsewhere(folder: Path) -> list[str]:
     if not (folder / RECORD).is_file():
         return []
     return [name for name in _record(folder).get(ELSEWHERE, ()) if not (folder / name).exists()]
+
+
+def leaving(known: Mapping[str, Any], left: Sequence[str]) -> dict[str, Any]:
+    """The record of a finished stage whose outputs `left` are on another machine, and all others here."""
+    kept = {key: value for key, value in known.items() if key != ELSEWHERE}
+    return {**kept, ELSEWHERE: list(left)} if left else kept
 
 
 def record_of(folder: Path) -> dict[str, Any] | None:

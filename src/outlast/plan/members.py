@@ -13,6 +13,7 @@ from torch import nn
 from outlast.errors import CheckpointError, TaskError
 from outlast.loop.memory import Fit, Portion
 from outlast.loop.setup import load_weights
+from outlast.model import own_weights
 from outlast.plan import ledger
 from outlast.save.store import Saved, best_weights
 from outlast.task import Inputs, Learner, Member, Together, Train
@@ -87,7 +88,8 @@ def open_members(
         weights, saved = best_weights(run / stage.name)
         fit = Fit.read(saved.manifest["fit"])
         needs = {need: run / need for need in stage.needs}
-        model = stage.learner.model(stage.config, Inputs(facts, needs), fit.rung)
+        with own_weights.coming():
+            model = stage.learner.model(stage.config, Inputs(facts, needs), fit.rung)
         load_weights(model, weights, saved.folder)
         members.append(Member(stage.config, model.to(device).eval()))
         kept.append(saved)

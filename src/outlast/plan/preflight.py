@@ -53,6 +53,7 @@ class Question:
     mirror: str | None = None
     start_from: Path | None = None
     processes: int = 1
+    side_by_side: int = 1
     synthetic: bool = False
 
 
@@ -115,7 +116,7 @@ def subject_of(asked: Question, machine: Machine) -> Subject:
     preset = asked.preset or ("t4" if machine.gpus else "cpu")
     subject = Subject(
         machine=machine, task_=None, config_=None, preset=preset, processes=asked.processes, session_limit=limit,
-        quota_left=quota, quota_rate=asked.quota_rate, mirror=asked.mirror,
+        quota_left=quota, quota_rate=asked.quota_rate, mirror=asked.mirror, side_by_side=asked.side_by_side,
     )  # fmt: skip
     try:
         task = tasks.find(asked.task)

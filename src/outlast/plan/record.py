@@ -150,17 +150,23 @@ class RunRecord:
         return record
 
     def begin_session(
-        self, device: str, bounds: Mapping[str, str], quota_rate: float = 1.0, limits: Mapping[str, Any] | None = None
+        self,
+        device: str,
+        bounds: Mapping[str, str],
+        quota_rate: float = 1.0,
+        limits: Mapping[str, Any] | None = None,
+        side_by_side: int = 1,
     ) -> None:
         """A session begins; one that was killed before has no end, and stays without.
 
         bounds: what bit-for-bit equality hangs on (`env.bounds`). quota_rate: what an hour of it costs of the
         accelerator's quota; on a CPU it costs nothing. limits: which of them were in force (`plan.limits`).
+        side_by_side: stages at a time, each on a device of its own.
         """
         self.values["sessions"].append(
             {"started": now(), "ended": None, "why_stopped": None, "device": device, "from_step": None, "to_step": None,
              "resumed_from": None, "bounds": dict(bounds), "stages": {}, "quota_rate": quota_rate, "quota_hours": 0.0,
-             "limits": dict(limits or {})}
+             "limits": dict(limits or {}), "side_by_side": side_by_side}
         )  # fmt: skip
         self.values |= {"status": "running", "reason": None}
         self.save()

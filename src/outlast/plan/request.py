@@ -37,7 +37,7 @@ class Request:
     fallback: bool = True
     extend: bool = False
     mirror: str | None = None
-    previous: str | None = None  # where an earlier session's output is attached; "auto": look among the inputs
+    previous: str | None = None  # a pack, a run or what holds some; "auto": what is among the inputs
     deadline: Deadline | None = None
     processes: int = 1  # on this machine
     side_by_side: int = 1  # stages at a time, each in a process of its own

@@ -28,6 +28,7 @@ from outlast.env.host import Host
 from outlast.errors import NoTimeError, OutlastError
 from outlast.loop.accel import Compute, check_precision, set_up, with_threads
 from outlast.plan import (
+    arrivals,
     beside,
     carry,
     disk,
@@ -36,7 +37,6 @@ from outlast.plan import (
     ledger,
     limits,
     preflight,
-    previous,
     record,
     runner,
     shared,
@@ -105,7 +105,7 @@ def run_session(asked: Request) -> dict[str, Any]:
     with locked(run.parent / f".{run.name}.lock", busy) if compute.main else contextlib.nullcontext():
         mirror = open_mirror(asked.mirror, run, asked.resume) if asked.mirror and compute.main else None
         if asked.previous and compute.main:
-            previous.bring(asked.previous, run, task, config)
+            arrivals.bring(asked.previous, run, task, config, extend=asked.extend)
         compute.wait()
         deadline = asked.deadline or limits.deadline(asked, machine, record.seconds_spent(run), began)
         if config.train.threads is None and (threads := folder.threads_so_far(run, machine)) is not None:
@@ -183,7 +183,8 @@ def _go_on(session: Session, mirror: Mirror | None) -> dict[str, Any]:
     for sentence in moved:
         warn(sentence)
     kept.warn([*session.warnings, *moved])
-    kept.begin_session(compute.device.type, now, asked.quota_rate, limits.in_force(asked, session.machine))
+    in_force = limits.in_force(asked, session.machine)
+    kept.begin_session(compute.device.type, now, asked.quota_rate, in_force, asked.side_by_side)
     folder.check_shared(run, compute)
     # What took long in the sessions before is set aside from the first step of this one.
     durations = kept.durations

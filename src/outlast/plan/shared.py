@@ -87,11 +87,12 @@ def _fill(folder: Path, source: Path) -> None:
             (folder / name).mkdir()
         elif name.as_posix() != ledger.RECORD:
             reached("take.file")
-            _link(path, folder / name)
+            link(path, folder / name)
     write_json(folder / ledger.RECORD, {**read_json(source / ledger.RECORD), "taken_from": where})
 
 
-def _link(path: Path, target: Path) -> None:
+def link(path: Path, target: Path) -> None:
+    """The file under another name: a hard link; a copy where the disk has none, or of what is written in place."""
     if path.name != _APPENDED:
         try:
             os.link(path, target)

@@ -177,7 +177,7 @@ def _session(part: Mapping[str, Any]) -> Session:
             if (seconds := finite(spent)) is not None
         },
         quota_hours=finite(part.get("quota_hours")),
-        processes=_processes(part),
+        at_once=max(_processes(part), as_whole(part.get("side_by_side")) or 1),
     )
 
 

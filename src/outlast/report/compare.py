@@ -110,7 +110,7 @@ def _row(run: Collected, mixed: set[str]) -> dict[str, Any]:
         "metrics": metrics(run),
         "epochs": {stage.name: stage.rows[-1].get("epoch") for stage in run.trained if stage.rows},
         "train_seconds": {stage.name: _seconds(run, stage.name) for stage in run.trained},
-        "gpu_hours": sum((session.seconds or 0.0) * session.processes for session in spent) / 3600,
+        "gpu_hours": sum((session.seconds or 0.0) * session.at_once for session in spent) / 3600,
         "quota_hours": sum(session.quota_hours or 0.0 for session in run.sessions),
         "data": {learner: as_text(part.get("fingerprint")) for learner, part in run.data.items()},
         "split": run.split_hash,

@@ -34,7 +34,7 @@ class Session:
     trained: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     stages: Mapping[str, float] = field(default_factory=dict)
     quota_hours: float | None = None
-    processes: int = 1
+    at_once: int = 1  # devices that are used: one for each process of a training, or for each stage side by side
 
 
 @dataclass(frozen=True)

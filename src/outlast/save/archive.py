@@ -16,7 +16,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -32,7 +32,7 @@ from outlast.base.files import (
     write_folder,
 )
 from outlast.base.log import Progress
-from outlast.errors import CheckpointError, RunError, SaveError, UsageError
+from outlast.errors import CheckpointError, SaveError, UsageError
 from outlast.save.space import in_words, room
 
 _PIECE_BYTES = 2**20
@@ -58,10 +58,6 @@ class Archive:
     def files(self) -> Mapping[str, Mapping[str, Any]]:
         """{relative name: {"bytes", "sha256"}}."""
         return dict(self.manifest["files"])
-
-    @property
-    def bytes(self) -> int:
-        return sum(int(item["bytes"]) for item in self.files.values())
 
 
 def check_target(target: Path) -> None:
@@ -124,20 +120,22 @@ def opened(path: Path) -> Iterator[Archive]:
         yield Archive(path, manifest, archive.open)
 
 
-def fetch(archive: Archive, folder: Path) -> None:
-    """Write all files of the archive into an empty folder, each compared with its size and hash, and synced.
+def fetch(archive: Archive, folder: Path, names: Collection[str], free: int) -> None:
+    """Write these files of the archive below a folder, each compared with its size and hash, and synced.
 
-    Raises CheckpointError that names the first file that is not what the manifest says, RunError without room.
+    free: bytes that may be written there. Raises CheckpointError that names the first file that is not what the
+    manifest says, SaveError without room.
     """
-    free = room(folder).free
-    if archive.bytes > free:
-        raise RunError(
-            f"{archive.path} unpacks to {in_words(archive.bytes)}, and there are {in_words(free)} free",
+    wanted = {name: expected for name, expected in archive.files.items() if name in names}
+    total = sum(int(expected["bytes"]) for expected in wanted.values())
+    if total > free:
+        raise SaveError(
+            f"{archive.path} unpacks to {in_words(total)}, and there are {in_words(free)} free",
             hint="give --out a folder on a larger disk",
         )
     done = 0
-    with Progress(f"unpacking {archive.path.name}", archive.bytes) as shown:
-        for name, expected in archive.files.items():
+    with Progress(f"unpacking {archive.path.name}", total) as shown:
+        for name, expected in wanted.items():
             reached("unpack.file")
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -69,10 +69,16 @@ def bring_back(
 
 def set_aside(run: Path) -> Path:
     """Give the run in this folder another name, so that its own is free; returns it."""
+    aside = free_name(run)
+    run.rename(aside)
+    return aside
+
+
+def free_name(run: Path) -> Path:
+    """A name beside the run that nothing has, for what it was before."""
     number = 1
     while (aside := run.with_name(f"{run.name}.before-{number}")).exists():
         number += 1
-    run.rename(aside)
     return aside
 
 

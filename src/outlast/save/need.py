@@ -96,7 +96,7 @@ def need(
         unknown=tuple(stage.name for stage in left if stage.name not in named),
         most=most,
         left=max(most - there, 0),
-        room=room(run, _limit(run, machine, limit_gigabytes), free),
+        room=room(run, limit_of(run, machine, limit_gigabytes), free),
     )
 
 
@@ -132,8 +132,8 @@ def _there(stage: Path) -> int:
     return bytes_in(stage / "checkpoints") + bytes_in(stage / "best")
 
 
-def _limit(run: Path, machine: Host, gigabytes: float | None) -> tuple[Path, int] | None:
-    """The platform's limit if the run lies where it holds, or the user's in its place."""
+def limit_of(run: Path, machine: Host, gigabytes: float | None) -> tuple[Path, int] | None:
+    """(folder, bytes that all in it may take): the platform's limit where it holds, or the user's in its place."""
     limited = machine.limited if machine.limited and run.resolve().is_relative_to(machine.limited.resolve()) else None
     if gigabytes is not None:
         return limited or run, round(gigabytes * 1e9)

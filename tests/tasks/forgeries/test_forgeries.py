@@ -206,6 +206,8 @@ def test_the_rule_is_chosen_by_of1_and_judged_on_other_groups():
     assert np.mean(scored(cases, rule)["of1"]) == 1.0
     assert 0.3 < rule.authentic <= 0.8
     assert calibrate(table, "classical", 5)[0].weight == 1.0
+    both, as_much, _ = calibrate(table, "fusion", 5)
+    assert (as_much, both.score_weight) == (1.0, 0.5)  # the images do not say whom to trust: both are asked
     assert calibrate(tabulate(cases[:1], 4), "network", 5)[2] is None
     assert not told_apart(cases, {"network": (rule, worth)})["network"].separate
 

@@ -8,8 +8,10 @@ from PIL import Image
 from scipy import ndimage
 
 from outlast.data.procedural import Dice
+from outlast.data.readers import read_image
 from outlast.errors import TaskError
 from outlast.model.forgery_metrics import pixel_f1
+from outlast.tasks.forgeries import keypoints
 from outlast.tasks.forgeries.classical import ClassicalSettings, detect
 from outlast.tasks.forgeries.composer import Composition, compose, draw
 
@@ -91,6 +93,17 @@ def test_turned_scaled_and_mirrored_copies_are_found_by_keypoints_only(change):
     truth[30:100, 20:90] = y * y + x * x <= 33.0**2
     assert pixel_f1(detect(image, WITH_KEYPOINTS).probability >= 0.5, truth) > 0.75
     assert pixel_f1(detect(image, SHIFTS).probability >= 0.5, truth) < 0.3
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("number", "name"), [(11, "fau_clean_walls_01"), (15, "fau_dark_and_bright_01")])
+def test_turned_copies_in_small_photos_are_found_because_these_are_enlarged(real_data, monkeypatch, number, name):
+    photo = read_image(real_data / "forgeries" / "crops256" / "images" / f"{name}.jpg")
+    turned = PLAIN.model_copy(update={"rotate": 1.0, "smallest_side": 24.0})
+    composed = compose(photo, draw(number, 0, [0])[0], turned)
+    assert pixel_f1(detect(composed.image, WITH_KEYPOINTS).probability >= 0.5, composed.mask) > 0.8
+    monkeypatch.setattr(keypoints, "_ENLARGED", 1.0)
+    assert pixel_f1(detect(composed.image, WITH_KEYPOINTS).probability >= 0.5, composed.mask) < 0.5
 
 
 def test_the_same_image_gives_the_same_result_and_opencv_keeps_its_threads(moved):

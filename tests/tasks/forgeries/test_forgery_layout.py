@@ -211,6 +211,32 @@ def test_an_index_names_images_masks_and_scenes(tmp_path):
     assert "the image '2.jpg' does not exist" in text
 
 
+def test_folders_in_a_folder_are_read_together_and_scenes_join_photos_with_their_crops(root, tmp_path):
+    together = tmp_path / "together"
+    together.mkdir()
+    kept = [root / name for name in ("train_images", "train_masks")]
+    (together / "photos").mkdir()
+    for folder in kept:
+        shutil.move(folder, together / "photos" / folder.name)
+    for folder in ("images", "masks"):
+        (together / "crops" / folder).mkdir(parents=True)
+    lines = ["image,mask,forged,scene"]
+    for number in range(3):
+        Image.fromarray(picture(200 + number)).save(together / f"crops/images/{number}.png")
+        np.save(together / f"crops/masks/{number}.npy", mask()[0])
+        lines.append(f"{number}.png,{number}.npy,1,photos_{number}")
+    (together / "crops" / "index.csv").write_text("\n".join(lines), encoding="utf-8")
+    found = examples(together, seed=0)
+    table = found.table.set_index("id")
+    assert len(table) == 23
+    assert not table.index.duplicated().any()
+    assert table.loc["forged/crops_1", "group"] == table.loc["forged/photos_1", "group"]
+    assert (together / table.loc["forged/crops_1", "mask"]).is_file()
+    assert any("photos: 20 labelled images" in note for note in found.notes)
+    (together / "photos" / "train_masks" / "3.npy").unlink()
+    assert "photos: train_images/forged/3.png: a forged image without its mask" in problems(together)
+
+
 def test_a_folder_without_the_layout_says_what_is_expected(root, tmp_path_factory):
     with pytest.raises(DataError, match="did you mean"):
         labelled(root / "train_images")

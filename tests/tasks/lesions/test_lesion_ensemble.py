@@ -25,7 +25,7 @@ from outlast.model.partial_auc import partial_auc
 from outlast.task import Work
 from outlast.tasks.lesions import ensemble
 from outlast.tasks.lesions.config import EnsembleConfig
-from outlast.tasks.lesions.ensemble_columns import align, combinations, image_columns, table_columns
+from outlast.tasks.lesions.ensemble_columns import Measures, combinations, image_columns, measured, table_columns
 from outlast.tasks.lesions.layout import ID, PATIENT, TARGET
 from outlast.tasks.lesions.submit import submit
 from outlast.tasks.lesions.table import Tables, keep_features, read_features
@@ -62,7 +62,7 @@ def lesions(seed=0):
 
 
 def write(root, train, test, seed=0):
-    """The folders of the stages `folds` and extract-<backbone>; each fold's model is calibrated in its own way."""
+    """The folders of folds, extract-<backbone> and test-<backbone>; each fold's model has its own calibration."""
     declared = Declared(ID, PATIENT, TARGET, {})
     columns = Columns(("age_approx", "clin_size_long_diam_mm"), {"sex": ("female", "male")})
     folds = root / "folds"
@@ -73,15 +73,19 @@ def write(root, train, test, seed=0):
     inputs = {"folds": folds}
     seen = train[TARGET].to_numpy() + dice.normal(0, 1, len(train))
     for backbone in BACKBONES:
-        inputs[f"extract-{backbone}"] = root / f"extract-{backbone}"
         for fold in range(FOLDS):
             own = (train["fold"] == fold).to_numpy()
             logits = np.concatenate([seen[own], dice.normal(0.5, 1, len(test))]) * (1 + fold) + 3 * fold
             logits += dice.normal(0, 0.5, len(logits))
-            ids = [*train[ID][own], *test[ID]]
-            folder = inputs[f"extract-{backbone}"] / f"train-{backbone}-fold{fold}"
-            folder.mkdir(parents=True)
-            write_shard(folder, 0, ids, {"logits": logits.astype(np.float32)})
+            parts = {
+                "extract": (train[ID][own].tolist(), logits[: own.sum()]),
+                "test": (test[ID].tolist(), logits[own.sum() :]),
+            }
+            for stage, (ids, part) in parts.items():
+                inputs[f"{stage}-{backbone}"] = root / f"{stage}-{backbone}"
+                folder = inputs[f"{stage}-{backbone}"] / f"train-{backbone}-fold{fold}"
+                folder.mkdir(parents=True)
+                write_shard(folder, 0, ids, {"logits": part.astype(np.float32)})
     return inputs
 
 
@@ -197,12 +201,14 @@ def test_logits_are_made_comparable_by_each_models_own_mean_and_spread():
     truth = dice.normal(size=100)
     logits = pd.DataFrame({"net": np.where(folds == 0, truth, 5 * truth - 40)})
     tested = {0: pd.DataFrame({"net": [0.3]}), 1: pd.DataFrame({"net": [5 * 0.3 - 40]})}
-    own, others = align(logits, folds, tested)
+    measures = Measures.from_json(json.loads(json.dumps(measured(logits, folds).as_json())))
+    own = measures.out_of_fold(logits, folds)
+    assert own.equals(measured(logits, folds).out_of_fold(logits, folds))
     assert own.groupby(folds).mean()["net"].tolist() == pytest.approx([0, 0], abs=1e-12)
-    back = others[1]["net"][0] * truth[50:].std() + truth[50:].mean()
+    back = measures.of_model(1, tested[1])["net"][0] * truth[50:].std() + truth[50:].mean()
     assert back == pytest.approx(0.3)
-    constant, _ = align(pd.DataFrame({"net": np.ones(100)}), folds, {})
-    assert (constant["net"] == 0).all()
+    constant = pd.DataFrame({"net": np.ones(100)})
+    assert (measured(constant, folds).out_of_fold(constant, folds)["net"] == 0).all()
 
 
 def test_logits_beside_those_of_the_patient():
@@ -275,7 +281,7 @@ from outlast.base import accident
 from test_lesion_ensemble import CONFIG, Work, ensemble
 accident.happen = accident.kill_at("folder.rename", 3)
 root = Path(sys.argv[1])
-names = ("folds", "extract-one", "extract-other")
+names = sorted(path.name for path in Path(sys.argv[2]).iterdir())
 inputs = {{name: Path(sys.argv[2]) / name for name in names}}
 ensemble.build(Work(CONFIG, inputs, root / "out", None, True, root / "kept", lambda: None))
 """

@@ -57,8 +57,9 @@ def test_the_plan_is_folds_trainings_extractions_and_what_uses_them():
     plan = {stage.name: stage for stage in topological(stages(configured("data.folds=3")))}
     trains = [name for name, stage in plan.items() if isinstance(stage, Train)]
     assert sorted(trains) == sorted(f"train-{name}-fold{fold}" for name in BACKBONES for fold in range(3))
-    assert [name for name, stage in plan.items() if isinstance(stage, Predict)] == [f"extract-{b}" for b in BACKBONES]
-    assert all("folds" in plan[name].needs for name in [*trains, *(f"extract-{b}" for b in BACKBONES)])
+    predicts = [f"{kind}-{backbone}" for kind in ("extract", "test") for backbone in BACKBONES]
+    assert sorted(name for name, stage in plan.items() if isinstance(stage, Predict)) == sorted(predicts)
+    assert all("folds" in plan[name].needs for name in [*trains, *predicts])
     assert all(stage.makes for stage in plan.values() if isinstance(stage, Call))
 
 
@@ -69,13 +70,13 @@ def test_every_row_is_predicted_once_by_the_model_that_never_saw_it_and_test_row
         found = out_of_fold(extract, run / "folds")
         assert found["id"].tolist() == listing["id"].tolist()
         assert found["fold"].tolist() == listing["fold"].tolist()
-        tested = of_test(extract, run / "folds", TEST_IDS)
+        tested = of_test(run / f"test-{backbone}", TEST_IDS)
         assert tested.groupby("fold")["id"].apply(list).tolist() == [TEST_IDS, TEST_IDS]
         one, two = (tested.loc[tested["fold"] == fold, "logit"].to_numpy() for fold in (0, 1))
         assert not np.allclose(one, two)
         shards = list((extract / f"train-{backbone}-fold0").glob("part-*"))
-        assert len(shards) == -(-(int((listing["fold"] == 0).sum()) + TEST_ROWS) // 20)
-        assert embeddings(extract, 0).loc[TEST_IDS].shape[0] == TEST_ROWS
+        assert len(shards) == -(-int((listing["fold"] == 0).sum()) // 20)
+        assert embeddings(run / f"test-{backbone}", 0).loc[TEST_IDS].shape[0] == TEST_ROWS
 
 
 def test_stored_logits_are_those_of_the_fold_s_own_best_model_over_turned_images(run, data):
@@ -132,7 +133,9 @@ def test_missing_predictions_and_those_of_other_folds_are_named(run, tmp_path):
     extract = tmp_path / "extract-test_resnet"
     shutil.copytree(run / "extract-test_resnet", extract)
     with pytest.raises(DataError, match="no prediction of 1 rows of the test set: ISIC_4711"):
-        of_test(extract, run / "folds", [*TEST_IDS, "ISIC_4711"])
+        of_test(run / "test-test_resnet", [*TEST_IDS, "ISIC_4711"])
+    with pytest.raises(DataError, match=f"not in the test table: {TEST_IDS[-1]}"):
+        of_test(run / "test-test_resnet", TEST_IDS[:-1])
     (extract / "train-test_resnet-fold0").rename(extract / "train-test_resnet-foldx")
     (extract / "train-test_resnet-fold1").rename(extract / "train-test_resnet-fold0")
     (extract / "train-test_resnet-foldx").rename(extract / "train-test_resnet-fold1")

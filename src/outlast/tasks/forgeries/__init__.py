@@ -12,8 +12,9 @@ from typing import TypeVar
 
 from outlast.task import Call, Delivery, Figure, Predict, Rows, Stage, Task, Train
 from outlast.tasks.forgeries import learner as forgeries
-from outlast.tasks.forgeries import use
+from outlast.tasks.forgeries import unseen, use
 from outlast.tasks.forgeries.config import PRESETS, ForgeriesConfig, MatchConfig, StageConfig
+from outlast.tasks.forgeries.public import DATA_SETS
 from outlast.tasks.forgeries.scores import (
     CALIBRATE,
     CALIBRATION,
@@ -62,6 +63,7 @@ def deliver(config: ForgeriesConfig) -> Delivery:
         together=use.members_together,
         scenes=use.scenes,
         judge=use.judge,
+        submit=unseen.submit,
     )
 
 
@@ -89,4 +91,5 @@ TASK = Task(
         Figure("curves", "network/metrics.jsonl", "Training of the network"),
     ),
     quick=("train.epochs=2", "train.minimum_steps=0", "data.samples=64"),
+    data_sets=DATA_SETS,
 )  # fmt: skip

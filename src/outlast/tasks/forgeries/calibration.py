@@ -118,6 +118,8 @@ def calibrate(table: Table, model: str, folds: int) -> tuple[Rule, float, float 
     """
     known = WEIGHTS[model]
     tried = [one for one in table.tried if one.weight in known and (model == "fusion" or one.score_weight in known)]
+    # Of rules that are worth the same, the one that asks both models: a few images can't tell them apart.
+    tried.sort(key=lambda one: abs(one.score_weight - 0.5))
     rule, worth = _best(tried, table.forged, np.ones(len(table.forged), bool))
     return rule, worth, _held_out(tried, table.forged, table.groups, folds)
 

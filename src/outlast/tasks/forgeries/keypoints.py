@@ -3,7 +3,8 @@
 SIFT (Lowe 2004) by OpenCV, an extra. Each keypoint is compared with all others; its neighbours count as matches as long
 as the next one is clearly worse (the generalised ratio test, g2NN, of Amerini et al., IEEE TIFS 6(3), 2011), so that
 several copies of one source are found; the nearest, the keypoint itself, does not count. Similarities are taken out of
-the matches one after the other by RANSAC.
+the matches one after the other by RANSAC. Images are enlarged before keypoints are looked for, which finds more of
+them in small regions.
 Promises: deterministic, on one thread; OpenCV's own number of threads is as before afterwards.
 """
 
@@ -20,9 +21,10 @@ from outlast.tasks.forgeries import geometry
 
 Float32 = npt.NDArray[np.float32]
 
-_CONTRAST = 0.015  # of a keypoint, at least; less than OpenCV's 0.04, for smooth regions
+_CONTRAST = 0.008  # of a keypoint, at least; less than OpenCV's 0.04, for smooth regions
+_ENLARGED, _ENLARGED_SIDE = 2.0, 1024.0  # how much at most, and up to which longer side in pixels
 _NEIGHBOURS = 6
-_RATIO = 0.6  # of the distance of a match to that of the next neighbour, at most
+_RATIO = 0.75  # of the distance of a match to that of the next neighbour, at most
 _TOLERANCE = 2.5  # pixels
 _FEWEST = 4  # matches that agree
 _MOST_MODELS = 12
@@ -72,12 +74,21 @@ def _opencv() -> ModuleType:
 
 
 def _keypoints(cv2: ModuleType, plane: npt.NDArray[np.uint8], most: int) -> _Points:
+    """The strongest keypoints of a plane (H, W), places in its own pixels."""
+    height, width = plane.shape
+    factor = min(_ENLARGED, _ENLARGED_SIDE / max(height, width))
+    if factor > 1:
+        size = (round(width * factor), round(height * factor))
+        plane = cv2.resize(plane, size, interpolation=cv2.INTER_CUBIC)
     points, descriptors = cv2.SIFT_create(nfeatures=most, contrastThreshold=_CONTRAST).detectAndCompute(plane, None)
     if descriptors is None:
         return _Points(np.zeros(0, np.complex128), np.zeros((0, 128), np.float32))
-    where = np.array([complex(*point.pt) for point in points])
+    per_x, per_y = width / plane.shape[1], height / plane.shape[0]
+    # Pixels are counted from the middle of the first one, which an enlarged image has elsewhere.
+    x = np.array([(point.pt[0] + 0.5) * per_x - 0.5 for point in points])
+    y = np.array([(point.pt[1] + 0.5) * per_y - 0.5 for point in points])
     # RootSIFT: distances of square roots are Hellinger distances (Arandjelovic and Zisserman, CVPR 2012).
-    return _Points(where, np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-6)))
+    return _Points(x + 1j * y, np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-6)))
 
 
 def _matched(

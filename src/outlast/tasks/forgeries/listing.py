@@ -8,6 +8,8 @@
 or
     index.csv                                     image,mask,forged and, for groups, scene
     images, masks                                 the files that it names
+or a folder of such folders, which are read together: the case_id "tree" of the folder "photos" is "photos_tree" then,
+and so is its group unless a file names it.
 
 Promises: the layout of Recod.ai/LUC; a mask belongs to the image of exactly its name; what does not fit is a problem
 that names the file, and all problems are collected.
@@ -26,8 +28,8 @@ import pandas as pd
 from outlast.data.readers import EXTENSIONS
 from outlast.errors import DataError, listed
 
-LAYOUT = "train_images/{authentic,forged} and train_masks/<case_id>.npy, or an index.csv (image,mask,forged)"
-INDEX, GROUPS = "index.csv", "groups.csv"
+LAYOUT = "train_images/{authentic,forged} and train_masks/<case_id>.npy, an index.csv, or folders of such"
+INDEX, GROUPS, TESTS = "index.csv", "groups.csv", "test_images"
 CLASSES = ("authentic", "forged")
 
 
@@ -52,32 +54,61 @@ def looks_like_forgeries(root: Path) -> bool:
         return False
 
 
+def has_test_set(root: Path) -> bool:
+    """Whether a folder has pictures to be judged."""
+    return (root / TESTS).is_dir()
+
+
 def unlabelled_images(root: Path) -> list[Path]:
     """The pictures of test_images, by name. Raises DataError if there are none."""
-    images = [root / name for name in _pictures(root, "test_images")]
+    images = [root / name for name in _pictures(root, TESTS)]
     if not images:
-        raise DataError(f"{root} has no pictures in test_images", hint="name the folder that holds test_images")
+        raise DataError(f"{root} has no pictures in {TESTS}", hint=f"name the folder that holds {TESTS}")
     return images
 
 
 def find_images(root: Path) -> Found:
-    """Every labelled image that lies under a folder. Raises DataError if the folder has neither layout."""
+    """Every labelled image that lies under a folder. Raises DataError if neither it nor a folder in it has a layout."""
     if not root.is_dir():
         raise DataError(f"{root} {'is not a folder' if root.exists() else 'does not exist'}", hint=f"expected {LAYOUT}")
-    if not looks_like_forgeries(root):
-        above = next((folder for folder in root.resolve().parents if looks_like_forgeries(folder)), None)
-        raise DataError(
-            f"{root} holds no images of forgeries", hint=f"did you mean {above}?" if above else f"expected {LAYOUT}"
-        )
+    found = _found(root) if looks_like_forgeries(root) else _together(root)
+    for row in found.rows:
+        row["group"] = row["group"] or row["case_id"]
+    _name_twins(found)
+    if not found.rows and not found.problems:
+        raise DataError(f"{root} has no picture in its folders", hint=f"expected {LAYOUT}")
+    return found
+
+
+def _found(root: Path) -> Found:
     found = Found(root)
     if (root / INDEX).is_file() and not (root / "train_images").is_dir():
         _from_index(found)
     else:
         _from_folders(found)
-    _name_twins(found)
-    if not found.rows and not found.problems:
-        raise DataError(f"{root} has no picture in its folders", hint=f"expected {LAYOUT}")
     return found
+
+
+def _together(root: Path) -> Found:
+    """The images of all folders in a folder. Raises DataError if none of them has a layout."""
+    found = Found(root)
+    for folder in _folders(root):
+        for row in (part := _found(folder)).rows:
+            label = row["id"].split("/")[0]
+            image, mask = (f"{folder.name}/{row[name]}" if row[name] else "" for name in ("image", "mask"))
+            found.rows.append(_row(label, f"{folder.name}_{row['case_id']}", image, mask, row["group"]))
+        found.problems += [f"{folder.name}: {problem}" for problem in part.problems]
+        found.notes += [f"{folder.name}: {note}" for note in (f"{len(part.rows)} labelled images", *part.notes)]
+    if not found.rows and not found.problems:
+        above = next((folder for folder in root.resolve().parents if looks_like_forgeries(folder)), None)
+        raise DataError(
+            f"{root} holds no images of forgeries", hint=f"did you mean {above}?" if above else f"expected {LAYOUT}"
+        )
+    return found
+
+
+def _folders(root: Path) -> list[Path]:
+    return [folder for folder in sorted(root.iterdir()) if folder.is_dir() and looks_like_forgeries(folder)]
 
 
 def _from_folders(found: Found) -> None:
@@ -94,7 +125,7 @@ def _from_folders(found: Found) -> None:
                 found.problems.append(
                     f"{image}: a forged image without its mask {masks}/{case_id}.npy; add it, or remove the image"
                 )
-            found.rows.append(_row(label, case_id, image, mask, case_id))
+            found.rows.append(_row(label, case_id, image, mask))
         if known:
             found.notes.append(
                 f"{len(known)} masks in {masks} belong to no forged image and are not used: {listed(sorted(known))}"
@@ -123,10 +154,11 @@ def _from_index(found: Found) -> None:
         elif forged == "1" and not mask:
             found.problems.append(f"{INDEX}: {name} is a forged image without a mask; name it, or remove the row")
         case_id = Path(name).stem
-        found.rows.append(_row(CLASSES[int(forged)], case_id, image, mask, str(row["_group"]) or case_id))
+        found.rows.append(_row(CLASSES[int(forged)], case_id, image, mask, str(row["_group"])))
 
 
-def _row(label: str, case_id: str, image: str, mask: str, group: str) -> dict[str, Any]:
+def _row(label: str, case_id: str, image: str, mask: str, group: str = "") -> dict[str, Any]:
+    """group: '' where no file names one; at the end it is the case itself."""
     forged = int(label != "authentic")
     return {
         "id": f"{label}/{case_id}", "case_id": case_id, "forged": forged, "image": image, "mask": mask,

@@ -74,20 +74,17 @@ def _decisions(
     asked: Scenes, files: Sequence[Path], rules: Rules, rows: list[dict[str, Any]]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The case_id and the instances of each image; writes its picture and adds its row on the way."""
-    rule = rules.models[rules.chosen]
     with Progress("predicting images", len(files)) as progress:
         for number, file in enumerate(files):
-            image = _large_enough(file)
-            network = network_says(asked.config, asked.members, image, asked.device)
-            assert network.flow is not None
-            evidence = together(network, classical(image, rules.classical), rule.weight, rule.score_weight)
-            instances = decided(evidence, rule)
+            image = large_enough(file)
+            evidence, instances = judged_by(rules, asked.config, asked.members, image, asked.device)
+            assert evidence.flow is not None
             mask = np.asarray(instances.any(axis=0))
             size = samples.fitted(image.shape[0], image.shape[1], asked.config.data.side)
-            found = pictures.arrows(network.flow, mask, size)
+            found = pictures.arrows(evidence.flow, mask, size)
             target = asked.out / f"{file.stem}.png"
             pictures.write_overlay(
-                target, pictures.Shown(file.stem, image, mask, found, network.flow[2], evidence.score)
+                target, pictures.Shown(file.stem, image, mask, found, evidence.flow[2], evidence.score)
             )
             rows.append({
                 "file": str(file), "forged": int(len(instances) > 0), "score": evidence.score,
@@ -95,6 +92,16 @@ def _decisions(
             })  # fmt: skip
             progress.update(number + 1)
             yield file.stem, instances
+
+
+def judged_by(
+    rules: Rules, config: StageConfig, members: Sequence[Member], image: np.ndarray, device: torch.device
+) -> tuple[Evidence, np.ndarray]:
+    """The evidence of the model that decides, and the instances (N, H, W) that it finds in an image uint8 (H, W, 3)."""
+    rule = rules.models[rules.chosen]
+    network = network_says(config, members, image, device)
+    evidence = together(network, classical(image, rules.classical), rule.weight, rule.score_weight)
+    return evidence, decided(evidence, rule)
 
 
 @torch.inference_mode()
@@ -129,7 +136,8 @@ def _images(files: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _large_enough(file: Path) -> np.ndarray:
+def large_enough(file: Path) -> np.ndarray:
+    """The image, uint8 (H, W, 3). Raises DataError if it can't be read or is smaller than a patch."""
     image = read_image(file)
     if min(image.shape[:2]) < SMALLEST_SIDE:
         raise DataError(

@@ -16,6 +16,7 @@ from outlast.tasks.glaciers import learner as glaciers
 from outlast.tasks.glaciers import use
 from outlast.tasks.glaciers.config import PRESETS, GlaciersConfig, StageConfig
 from outlast.tasks.glaciers.learner import FINETUNE, PRETRAIN
+from outlast.tasks.glaciers.public import DATA_SETS
 from outlast.tasks.glaciers.scores import score
 from outlast.tasks.glaciers.synthetic import write
 
@@ -130,4 +131,5 @@ TASK = Task(
         "train.epochs=2", "train.minimum_steps=0", "data.folds=1", "repeats=1", "members=[]", "sampling.samples=64",
         "pretrain.train.epochs=1", "pretrain.fraction=0.02",
     ),
+    data_sets=DATA_SETS,
 )  # fmt: skip

@@ -1,8 +1,9 @@
 """Skin lesions: two image models over patient-disjoint folds, and a boosted ensemble with the patient's table.
 
-The plan: decide the folds, train each backbone on each fold, let every model predict the fold that it never saw and all
-test rows, score that, combine it with the table, write the submission. A quick test ends with the scores of fold 0: it
-has no out-of-fold predictions to train an ensemble on, and no submission to mistake for one.
+The plan: decide the folds, train each backbone on each fold, let every model predict the fold that it never saw, score
+that; let every model predict all test rows, combine it with the table, write the submission. Once it is finished,
+another test set can take the place of its own (unseen.py). A quick test ends with the scores of fold 0: it has no
+out-of-fold predictions to train an ensemble on, and no submission to mistake for one.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from outlast.task import Call, Delivery, Figure, Predict, Rows, Stage, Task, Train
-from outlast.tasks.lesions import ensemble, folds, learner, scores, submit, use
+from outlast.tasks.lesions import ensemble, folds, learner, scores, submit, unseen, use
 from outlast.tasks.lesions.config import PRESETS, LesionsConfig
 from outlast.tasks.lesions.extracted import training_stage
-from outlast.tasks.lesions.scores import EXTRACT
+from outlast.tasks.lesions.public import DATA_SETS
+from outlast.tasks.lesions.scores import EXTRACT, TESTED
 from outlast.tasks.lesions.synthetic import write
 from outlast.tasks.lesions.table import TEST_FOLD
 
@@ -21,17 +23,18 @@ about = "skin lesions, benign or malignant: two image models over folds, boosted
 
 
 def stages(config: LesionsConfig) -> Sequence[Stage]:
-    """folds -> train (backbones x folds) -> extract (a backbone each) -> scores, ensemble -> submit."""
+    """folds -> train (backbones x folds) -> extract, test (a backbone each) -> scores, ensemble -> submit."""
     of_data = config.data_stage()
     trains: list[Train] = []
     extracts: list[Predict] = []
+    tests: list[Predict] = []
     for backbone in config.backbones:
         own = config.train_stage(backbone)
         rows: dict[str, Rows] = {}
         for fold in config.trained_folds:
             others = tuple(other for other in range(config.data.folds) if other != fold)
             name = training_stage(backbone.short, fold)
-            rows[name] = Rows("fold", (fold, TEST_FOLD))
+            rows[name] = Rows("fold", (fold,))
             trains.append(
                 Train(name, learner.LEARNER, own, Rows("fold", others), Rows("watched", (fold,)), needs=("folds",))
             )
@@ -39,11 +42,18 @@ def stages(config: LesionsConfig) -> Sequence[Stage]:
         extracts.append(
             Predict(EXTRACT + backbone.short, tuple(rows), rows, outputs, needs=("folds",), together=use.together)
         )
+        # Apart from the rows of the folds: the same batches as where another test set takes this one's place.
+        tested = dict.fromkeys(rows, Rows("fold", (TEST_FOLD,)))
+        tests.append(
+            Predict(TESTED + backbone.short, tuple(rows), tested, outputs, needs=("folds",), together=use.together)
+        )
     predicted = ("folds", *(stage.name for stage in extracts))
     judged = (*predicted, *(stage.name for stage in trains))
-    together = [
-        Call("ensemble", ensemble.build, config.ensemble_stage(), learner.LEARNER, predicted, ensemble.MAKES),
-        Call("submit", submit.build, config, learner.LEARNER, needs=("ensemble",), makes=submit.MAKES),
+    boosted = (*predicted, *(stage.name for stage in tests))
+    together: list[Stage] = [
+        *tests,
+        Call(unseen.ENSEMBLE, ensemble.build, config.ensemble_stage(), learner.LEARNER, boosted, ensemble.MAKES),
+        Call("submit", submit.build, config, learner.LEARNER, needs=(unseen.ENSEMBLE,), makes=submit.MAKES),
     ]
     return [
         Call("folds", folds.build, of_data, learner.LEARNER, makes=folds.MAKES),
@@ -65,6 +75,7 @@ def deliver(config: LesionsConfig) -> Delivery:
         sidecar=use.sidecar,
         together=use.together,
         module=use.module,
+        submit=unseen.submit,
         embedded=tuple(training_stage(backbone.short, 0) for backbone in config.backbones),
     )
 
@@ -89,4 +100,5 @@ TASK = Task(
         ),
     ),
     quick=("quick.enabled=true", "quick.epochs=2"),
+    data_sets=DATA_SETS,
 )

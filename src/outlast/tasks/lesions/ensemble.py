@@ -20,7 +20,7 @@ small set they would need all their splits to redraw a straight line.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +28,26 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from outlast.base.files import read_json, verify_folder, write_bytes, write_folder, write_json, write_text
+from outlast.base.files import read_json, verify_folder, write_folder, write_json, write_text
 from outlast.base.log import Progress, say
 from outlast.data.patients import patient_folds
 from outlast.data.shards import read_shards, write_shard
 from outlast.errors import CheckpointError
-from outlast.model.boosting import Rows, choose_rounds, fit
+from outlast.model.boosting import Boosted, Rows, choose_rounds, fit
 from outlast.task import Work
+from outlast.tasks.lesions import boosted
+from outlast.tasks.lesions.boosted import MODELS, fit_start, read_starts, unit_name
 from outlast.tasks.lesions.config import EnsembleConfig
-from outlast.tasks.lesions.ensemble_columns import Aligned, align, image_columns, levels, table_columns
+from outlast.tasks.lesions.ensemble_columns import Measures, image_columns, levels, measured, table_columns
 from outlast.tasks.lesions.ensemble_scores import BOTH, IMAGES, RANKED, TABLE, compare, documents, tell
 from outlast.tasks.lesions.extracted import of_test, out_of_fold
 from outlast.tasks.lesions.layout import ID, PATIENT, TARGET
-from outlast.tasks.lesions.scores import EXTRACT
+from outlast.tasks.lesions.scores import EXTRACT, TESTED
 from outlast.tasks.lesions.submit import PREDICTIONS
 from outlast.tasks.lesions.table import read_features
 
 KINDS = (BOTH, TABLE)  # of models: with the logits, and without
-MODELS, SCORED = "models", "out_of_fold.csv"
+SCORED = "out_of_fold.csv"
 MAKES = ("metrics.json", "importance.json", SCORED, PREDICTIONS, MODELS)
 _OWN, _TEST, _ABOUT = "own", "test", "unit.json"  # what a unit holds, beside its models
 
@@ -56,13 +58,15 @@ Float64 = npt.NDArray[np.float64]
 class Part:
     """Training or test rows: id, patient, target and fold, the columns of their table, and {fold: columns of images}.
 
-    Training rows have one set of image columns, out of fold, whichever fold is asked for.
+    Training rows have one set of image columns, out of fold, whichever fold is asked for. logits: as the models gave
+    them out of fold, and measures: what makes those of different folds comparable.
     """
 
     rows: pd.DataFrame
     table: pd.DataFrame
     images: Mapping[int, pd.DataFrame]
     logits: pd.DataFrame
+    measures: Measures
 
     def columns(self, kind: str, fold: int) -> pd.DataFrame:
         """What a model of this kind sees."""
@@ -86,22 +90,24 @@ def build(work: Work) -> Mapping[str, Any]:
 
 
 def read(inputs: Mapping[str, Path]) -> tuple[Part, Part]:
-    """Training and test rows, from the stages `folds` and extract-<backbone>. Raises DataError if they don't fit."""
+    """Training and test rows, from the stages `folds`, extract-<backbone> and test-<backbone>. Raises DataError."""
     features = read_features(inputs["folds"])
     columns = table_columns(features)
     rows = [features.rows[own].reset_index(drop=True) for own in (~features.test, features.test)]
     tables = [columns[own].reset_index(drop=True) for own in (~features.test, features.test)]
     known, tested = _logits(inputs, rows[0], rows[1][ID].tolist())
-    own, of_tests = align(known, rows[0]["fold"], tested)
-    seen = image_columns(own, rows[0][PATIENT])
-    images = {fold: image_columns(made, rows[1][PATIENT]) for fold, made in of_tests.items()}
+    measures = measured(known, rows[0]["fold"])
+    seen = image_columns(measures.out_of_fold(known, rows[0]["fold"]), rows[0][PATIENT])
+    images = {fold: image_columns(measures.of_model(fold, made), rows[1][PATIENT]) for fold, made in tested.items()}
     return (
-        Part(rows[0], tables[0], dict.fromkeys(tested, seen), known),
-        Part(rows[1], tables[1], images, pd.DataFrame()),
+        Part(rows[0], tables[0], dict.fromkeys(tested, seen), known, measures),
+        Part(rows[1], tables[1], images, pd.DataFrame(), measures),
     )
 
 
-def _logits(inputs: Mapping[str, Path], train: pd.DataFrame, test: list[str]) -> Aligned:
+def _logits(
+    inputs: Mapping[str, Path], train: pd.DataFrame, test: list[str]
+) -> tuple[pd.DataFrame, dict[int, pd.DataFrame]]:
     """A column per backbone, in the order of both tables: out-of-fold logits, and by fold those of the test rows."""
     own: dict[str, Any] = {}
     tested: dict[int, dict[str, Any]] = {int(fold): {} for fold in sorted(train["fold"].unique())}
@@ -110,7 +116,7 @@ def _logits(inputs: Mapping[str, Path], train: pd.DataFrame, test: list[str]) ->
             name = stage.removeprefix(EXTRACT)
             found = out_of_fold(folder, inputs["folds"]).set_index("id")["logit"]
             own[name] = found.loc[train[ID]].to_numpy(np.float64)
-            of_tests = of_test(folder, inputs["folds"], test)
+            of_tests = of_test(inputs[TESTED + name], test)
             for fold, made in tested.items():
                 part = of_tests[of_tests["fold"] == fold].set_index("id")["logit"]
                 made[name] = part.loc[test].to_numpy(np.float64)
@@ -139,23 +145,26 @@ class _Unit:
         predicted: dict[str, Float64] = {}
         tested: dict[str, Float64] = {}
         told: dict[str, Any] = {}
+        starts: dict[str, boosted.Start] = {}
         for kind in KINDS:
             columns, test = self.train.columns(kind, self.fold), self.test.columns(kind, self.fold)
             rising = levels(columns)
-            start, test_start = _starts(columns[rising], test[rising], labels, others)
+            starts[kind] = fit_start(columns[rising].iloc[others], labels[others])
+            start = starts[kind].of(columns)
             rows = Rows(columns.iloc[others], labels[others], start[others], rising)
             chosen = choose_rounds(rows, np.asarray(parts, dtype=np.int64), settings, number, threads)
             model = fit(rows, chosen.rounds, settings, number, threads)
             write_text(out / f"{kind}.txt", model.text)
             predicted[kind] = model.predict(columns.iloc[own], start[own])
-            tested[kind] = model.predict(test, test_start)
+            tested[kind] = model.predict(test, starts[kind].of(test))
             told[kind] = {
                 "trees": chosen.rounds, "inner_pauc": chosen.pauc, "inner_pauc_of_start": chosen.pauc_of_start,
                 "gain": model.gain(),
             }  # fmt: skip
         write_shard(out / _OWN, 0, self.train.rows[ID].iloc[own].tolist(), predicted)
         write_shard(out / _TEST, 0, self.test.rows[ID].tolist(), tested)
-        write_json(out / _ABOUT, {"fold": self.fold, "seed": self.seed, "threads": threads, "models": told})
+        about = {"fold": self.fold, "seed": self.seed, "threads": threads, "models": told}
+        write_json(out / _ABOUT, {**about, "starts": {kind: asdict(one) for kind, one in starts.items()}})
 
 
 def gather(train: Part, test: Part, units: list[Path], work: Work) -> Mapping[str, Any]:
@@ -163,15 +172,21 @@ def gather(train: Part, test: Part, units: list[Path], work: Work) -> Mapping[st
     abouts = [read_json(unit / _ABOUT) for unit in units]
     sums = pd.DataFrame(0.0, index=pd.Index(train.rows[ID]), columns=list(KINDS))
     tested = []
-    (work.out / MODELS).mkdir()
+    fitted = []
     for unit, about in zip(units, abouts, strict=True):
-        for kind in KINDS:
-            write_bytes(work.out / MODELS / f"{unit.name}-{kind}.txt", (unit / f"{kind}.txt").read_bytes())
+        models = {
+            kind: Boosted(
+                (unit / f"{kind}.txt").read_text(encoding="utf-8"), tuple(train.columns(kind, about["fold"]).columns)
+            )
+            for kind in KINDS
+        }
+        fitted.append(boosted.Unit(about["fold"], about["seed"], models, read_starts(about["starts"])))
         ids, own = read_shards(unit / _OWN)
         sums.loc[ids] += np.column_stack([own[kind] for kind in KINDS]) / work.config.ensemble.seeds
         ids, made = read_shards(unit / _TEST)
         row = {"id": ids, "fold": about["fold"], "seed": about["seed"], "probability": made[BOTH]}
         tested.append(pd.DataFrame(row))
+    boosted.Kept(train.measures, fitted).write(work.out)
     write_text(work.out / PREDICTIONS, pd.concat(tested).to_csv(index=False, lineterminator="\n"))
     images = pd.DataFrame(1 / (1 + np.exp(-train.logits.to_numpy())), columns=train.logits.columns)
     ranked = images.groupby(train.rows["fold"]).rank(pct=True).mean(axis=1)
@@ -189,24 +204,6 @@ def gather(train: Part, test: Part, units: list[Path], work: Work) -> Mapping[st
     return {**metrics["metrics"], "rows": len(scored), "test_rows": len(test.rows), "models": len(units) * len(KINDS)}
 
 
-def _starts(
-    levels: pd.DataFrame, test: pd.DataFrame, labels: npt.NDArray[np.int64], fitted: npt.NDArray[np.intp]
-) -> tuple[Float64, Float64]:
-    """Log-odds that the trees add to, of all training rows and of the test rows, learned from the rows `fitted`.
-
-    A logistic regression on the logits; without any, the same for all: the share of positives.
-    """
-    if not len(levels.columns):
-        share = float(labels[fitted].mean())
-        same = float(np.log(share / (1 - share)))
-        return np.full(len(levels), same), np.full(len(test), same)
-    from sklearn.linear_model import LogisticRegression
-
-    # Newton's method is exact for a handful of columns; scikit-learn 1.6 warns of its own call of SciPy's L-BFGS.
-    regression = LogisticRegression(solver="newton-cholesky").fit(levels.to_numpy()[fitted], labels[fitted])
-    return regression.decision_function(levels.to_numpy()), regression.decision_function(test.to_numpy())
-
-
 def _number(seed: int, fold: int, repeat: int) -> int:
     """A seed of its own for every model, as LightGBM takes it: 31 bits."""
     return int(np.random.SeedSequence([seed, fold, repeat]).generate_state(1)[0] >> 1)
@@ -219,7 +216,7 @@ def _threads(config: EnsembleConfig) -> int:
 
 
 def _unit(kept: Path, fold: int, seed: int) -> Path:
-    return kept / f"fold{fold}-seed{seed}"
+    return kept / unit_name(fold, seed)
 
 
 def _is_whole(folder: Path) -> bool:

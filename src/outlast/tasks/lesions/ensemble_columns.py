@@ -10,6 +10,8 @@ Embeddings of the folds' models are left out: they live in different spaces, so 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,6 @@ from outlast.tasks.lesions.table import Features
 
 LOGIT = "logit_"
 OF_PATIENT = "_of_patient"
-Aligned = tuple[pd.DataFrame, dict[int, pd.DataFrame]]
 
 
 def table_columns(features: Features) -> pd.DataFrame:
@@ -33,20 +34,43 @@ def table_columns(features: Features) -> pd.DataFrame:
     parts = [
         patient_features(part, patient=PATIENT, numeric=list(numbers.columns), categorical=list(kinds.columns))
         for part in (beside[features.test], beside[~features.test])
+        if len(part)
     ]
     return pd.concat([features.values, combined, pd.concat(parts).loc[features.values.index]], axis=1)
 
 
-def align(logits: pd.DataFrame, folds: pd.Series[int], tested: Mapping[int, pd.DataFrame]) -> Aligned:
-    """Logits of different folds' models made comparable: less the mean, over the spread, that a model has out of fold.
+@dataclass(frozen=True)
+class Measures:
+    """Mean and spread of the logits that each fold's model has out of fold: rows are folds, columns backbones.
 
-    logits: of training rows, a column per backbone; folds: of the same rows. tested: {fold: test rows by its model},
-    which are moved by what the model has out of fold, as the test set may hold other patients.
+    They make logits of different folds' models comparable, also of test rows, as the test set may hold other patients.
     """
-    means, spreads = logits.groupby(folds).mean(), logits.groupby(folds).std(ddof=0)
-    spreads = spreads.where(spreads > 0, 1.0)
-    own = logits.sub(means.loc[folds].to_numpy()).div(spreads.loc[folds].to_numpy())
-    return own, {fold: (found - means.loc[fold]) / spreads.loc[fold] for fold, found in tested.items()}
+
+    means: pd.DataFrame
+    spreads: pd.DataFrame
+
+    def out_of_fold(self, logits: pd.DataFrame, folds: pd.Series[int]) -> pd.DataFrame:
+        """Logits of training rows, each by the model of its own fold: less the mean, over the spread."""
+        return logits.sub(self.means.loc[folds].to_numpy()).div(self.spreads.loc[folds].to_numpy())
+
+    def of_model(self, fold: int, logits: pd.DataFrame) -> pd.DataFrame:
+        """Logits of any rows, all by the model of one fold."""
+        return (logits - self.means.loc[fold]) / self.spreads.loc[fold]
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file; every number to its last bit."""
+        return {name: getattr(self, name).to_dict("split") for name in ("means", "spreads")}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Measures:
+        """What `as_json` gave."""
+        return cls(**{name: pd.DataFrame(**told[name], dtype=np.float64) for name in ("means", "spreads")})
+
+
+def measured(logits: pd.DataFrame, folds: pd.Series[int]) -> Measures:
+    """The measures of training rows' logits, a column per backbone; a constant has a spread of 1."""
+    spreads = logits.groupby(folds).std(ddof=0)
+    return Measures(logits.groupby(folds).mean(), spreads.where(spreads > 0, 1.0))
 
 
 def image_columns(logits: pd.DataFrame, patients: pd.Series[str]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """What extraction has stored, joined by id: out-of-fold logits of training rows, logits of test rows from every fold.
 
-The folder of a stage `extract-<backbone>` has a folder of shards for each fold's model, named after its training stage.
+The folders of the stages `extract-<backbone>` (every model on the fold that it never saw) and `test-<backbone>` (every
+model on all test rows) have a folder of shards for each fold's model, named after its training stage.
 Promises: a row that no model has predicted, or one that a model has trained on, is an error that names it; rows are
 given in the order of the folds file, whatever their order in the shards.
 Embeddings of different folds live in different spaces: they are given fold by fold, never as one table.
@@ -45,24 +46,26 @@ def out_of_fold(extract: Path, folds: Path) -> pd.DataFrame:
     return pd.concat(parts).sort_index()[["id", "fold", "logit"]].reset_index(drop=True)
 
 
-def of_test(extract: Path, folds: Path, ids: list[str]) -> pd.DataFrame:
-    """id, fold, logit (float32): every test row `ids`, in this order, once for each fold's model. Raises DataError."""
-    listing = read_listing(folds)
+def of_test(tested: Path, ids: list[str]) -> pd.DataFrame:
+    """id, fold, logit (float32): every test row `ids`, in this order, once for each fold's model. Raises DataError.
+
+    tested: the folder of a stage test-<backbone>.
+    """
     parts = []
-    for fold, found in _by_fold(extract).items():
-        _check(pd.Series(ids), found, "the test set", extract)
-        strange = found.index.difference(pd.Index(listing["id"])).difference(pd.Index(ids))
+    for fold, found in _by_fold(tested).items():
+        _check(pd.Series(ids), found, "the test set", tested)
+        strange = found.index.difference(pd.Index(ids))
         if len(strange):
             raise DataError(
-                f"{extract}: predictions of rows that are in no table: {listed(strange.tolist(), 5)}",
-                hint=f"remove {extract} and run the stage again",
+                f"{tested}: predictions of rows that are not in the test table: {listed(strange.tolist(), 5)}",
+                hint=f"remove {tested} and run the stage again",
             )
         parts.append(pd.DataFrame({"id": ids, "fold": fold, "logit": found.loc[ids, "logit"].to_numpy()}))
     return pd.concat(parts, ignore_index=True)
 
 
 def embeddings(extract: Path, fold: int) -> pd.DataFrame:
-    """(N, F) float32 features that the model of one fold gave its own rows and the test rows, by id."""
+    """(N, F) float32 features that the model of one fold gave the rows that it has predicted, by id."""
     folder = next((path for path in _folders(extract) if _fold(path) == fold), None)
     if folder is None:
         raise DataError(f"{extract} has no predictions of fold {fold}", hint="run the stage to its end")

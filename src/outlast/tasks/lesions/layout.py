@@ -44,6 +44,11 @@ def looks_like_lesions(folder: Path) -> bool:
     return (folder / TRAIN_TABLE).is_file() and (train_images(folder) is not None)
 
 
+def has_test_set(folder: Path) -> bool:
+    """Whether a folder has the table and the images of a test set."""
+    return (folder / TEST_TABLE).is_file() and (folder / TEST_FILE).is_file()
+
+
 def train_images(root: Path) -> str | None:
     """Where the training images lie below the folder; None if there are none."""
     if (root / TRAIN_FILE).is_file():

@@ -20,7 +20,7 @@ from outlast.task import Work
 from outlast.tasks.lesions.extracted import out_of_fold, read_listing, training_stage
 
 MAKES = ("metrics.json", "folds.csv")
-EXTRACT = "extract-"  # what stages that extract are called, before the name of the backbone
+EXTRACT, TESTED = "extract-", "test-"  # what stages that predict are called, before the name of the backbone
 
 
 def score(work: Work) -> Mapping[str, Any]:

@@ -122,11 +122,7 @@ def read_features(folds: Path) -> Features:
 
     Raises DataError if it is damaged, or does not fit the folds beside it.
     """
-    known = read_json(folds / COLUMNS)
-    columns = Columns(
-        tuple(known["numeric"]), {name: tuple(values) for name, values in known["categories"].items()},
-        tuple(known["notes"]),
-    )  # fmt: skip
+    columns = read_columns(folds)
     numeric = dict.fromkeys((TARGET, *columns.numeric), np.float64)
     try:
         # Numbers are read as text and made of it one by one, to the last bit, whatever the version of pandas.
@@ -142,6 +138,13 @@ def read_features(folds: Path) -> Features:
             f"{folds / TABLE} and {folds / FOLDS} disagree about the folds", hint="restore both from a copy of the run"
         )
     return Features(rows[[ID, PATIENT, TARGET, "fold"]], values, columns)
+
+
+def read_columns(folds: Path) -> Columns:
+    """The columns that models see, as the stage `folds` has kept them in its folder."""
+    known = read_json(folds / COLUMNS)
+    categories = {name: tuple(values) for name, values in known["categories"].items()}
+    return Columns(tuple(known["numeric"]), categories, tuple(known["notes"]))
 
 
 def _check_sample(root: Path, test: pd.DataFrame) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 from outlast.task import Call, Delivery, Figure, Predict, Rows, Stage, Task, Train
 from outlast.tasks.plants import learner as plants
 from outlast.tasks.plants.config import PRESETS, PlantsConfig
+from outlast.tasks.plants.public import DATA_SETS
 from outlast.tasks.plants.scores import score
 from outlast.tasks.plants.synthetic import write
 
@@ -104,4 +105,5 @@ TASK = Task(
         Figure("per_class", "scores/metrics.json", "Per class"),
         Figure("image_grid", "scores/mistakes.json", "Worst mistakes"),
     ),
+    data_sets=DATA_SETS,
 )

@@ -18,6 +18,7 @@ from outlast.task import Axis, Call, Delivery, Figure, Groups, Mark, Predict, Ro
 from outlast.tasks.wildfires import learner as wildfires
 from outlast.tasks.wildfires.config import PRESETS, StageConfig, TeacherConfig, WildfiresConfig
 from outlast.tasks.wildfires.labels import CLASSES, COMBINATIONS
+from outlast.tasks.wildfires.public import DATA_SETS
 from outlast.tasks.wildfires.scores import ALONE, JUDGED, STUDENT, TEACHER, score
 from outlast.tasks.wildfires.synthetic import write
 
@@ -135,4 +136,5 @@ TASK = Task(
         "student": Axis("student.name"),
     },
     quick=("train.epochs=2", "teacher.train.epochs=2", "data.epoch_pairs=0", "baseline=false"),
+    data_sets=DATA_SETS,
 )
