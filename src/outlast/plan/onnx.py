@@ -168,7 +168,7 @@ class _Data:
             )
         except KeyError as error:
             raise TaskError(
-                f"what the task {opened.task.name!r} delivers does not give {error}, by which its learner judges models",
+                f"what the task {opened.task.name!r} delivers lacks {error}, by which its learner judges models",
                 hint="leave --compare out",
             ) from error
         assert found is not None  # nothing asks it to stop
