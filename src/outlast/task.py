@@ -330,7 +330,9 @@ class Delivery:
     labelled(config, root, facts)      every labelled example under a folder, for `eval`
     unlabelled(config, images, facts)  images that were never seen, for `predict`
     table(config, facts, ids, outputs) the table that `predict` writes
-    sidecar(config, facts, rung)       what a user of the bare weights must know: classes, size, normalisation
+    sidecar(config, facts, rung)       what a user of the bare weights must know: classes, size, normalisation. "input"
+                                       has the "shape" of the only input, or of each by its name, in their order; ONNX
+                                       files are made for the sizes in it that are numbers, smaller images padded with 0
     groups(config, examples)           what colours the points of `embed`; none: the class that the column "label" says
     embedded                           training stages that `embed` shows side by side; none: what is delivered
     """

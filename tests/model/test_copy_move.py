@@ -131,3 +131,21 @@ def test_the_ladder_goes_down_to_a_narrow_network_that_needs_no_weights():
     lowest = rung_settings(settings, "small")
     assert (lowest.backbone, lowest.downloads()) == ("plain", ())
     assert lowest.width < settings.width
+
+
+def test_the_repeatable_network_has_the_same_parameters_and_finds_the_same_copy_in_any_batch():
+    image, other = picture(108, 120), picture(108, 120, seed=1)
+    image[:, 70:90, 60:80] = image[:, 20:40, 30:50]
+    model = network()
+    same = model.repeatable()
+    assert all(one is two for one, two in zip(model.parameters(), same.parameters(), strict=True))
+    both = torch.stack((other, image))
+    with torch.no_grad():
+        single, alone = model(image[None], everywhere(image[None])), same(image[None], everywhere(image[None]))
+        batch = same(both, everywhere(both))
+    assert torch.equal(alone["flow"][0, :2], batch["flow"][1, :2])
+    assert torch.allclose(alone["logits"][0], batch["logits"][1], atol=1e-5)
+    strong = single["flow"][0, 2] > 0.5
+    assert int(strong.sum()) > 10
+    assert torch.equal(alone["flow"][0, :2, strong], single["flow"][0, :2, strong])
+    assert same.search == torch.float64 and model.search == torch.float32

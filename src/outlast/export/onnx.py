@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,25 +33,38 @@ from outlast.export.onnx_library import library, quiet
 from outlast.export.onnx_session import Session
 
 SUFFIX = ".onnx"
-TOLERANCE = 1e-4  # of the largest output, or of 1 where all are smaller
+TOLERANCE = 1e-4  # of the largest value of an output, or of 1 where all are smaller
+# So many operators the exporter's patterns are tried on: each costs a look at all of them, and 4,000 take minutes. What
+# they would make faster, whatever runs the file does as it loads it. Constants are folded in all networks.
+_REWRITTEN = 2000
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # operators whose weights are large
 _UNTRACEABLE = (RuntimeError, ValueError, TypeError, AssertionError, torch._dynamo.exc.TorchDynamoException)
 _CONTROL = "what it computes must not depend on the values in the images, nor on how many there are"
+
+
+class Difference(NamedTuple):
+    """How much an output differs from torch's at most, and the largest value that torch gave."""
+
+    most: float
+    largest: float
+
+    @property
+    def small(self) -> bool:
+        return self.most <= TOLERANCE * max(1.0, self.largest)
 
 
 @dataclass(frozen=True)
 class Network:
     """A network as an ONNX model, and as the torch module that it must equal.
 
-    fixed: why the file takes images of one size only; '' if it takes any. difference: the largest from torch, and
-    largest: the largest output there was, over the images that they were compared on.
+    fixed: why the file takes images of one size only; '' if it takes any. differences: from torch, of each output, over
+    the images that they were compared on.
     """
 
     model: Any
     module: Named
     fixed: str
-    difference: float
-    largest: float
+    differences: Mapping[str, Difference]
 
     def describe(self) -> dict[str, Any]:
         """What a user of the file must know about it."""
@@ -125,7 +138,7 @@ def capture(module: nn.Module, samples: Sequence[Tensor]) -> Network:
     expected = whole.name(samples)
     if not all(bool(torch.isfinite(value).all()) for value in expected):
         raise ModelError("what the network gives is not finite", hint="its first layer must replace NaN in images")
-    fixed = "one height and width: the network gives no map of its images"
+    fixed = "one height and width: the network does not give maps of its images alone"
     if all(value.ndim == 4 and value.shape[2:] == samples[0].shape[2:] for value in expected):
         try:
             return _captured(whole, samples, [samples, [_other_size(sample) for sample in samples]], "")
@@ -171,38 +184,39 @@ def write(model: Any, target: Path, sidecar: Mapping[str, Any]) -> list[Path]:
     return [target, sidecars.write(target, sidecar)]
 
 
-def compared(run: Any, module: Named, samples: Sequence[Tensor]) -> tuple[float, float]:
-    """The largest difference between what `run(*arrays)` and the module give, and the largest output.
+def compared(run: Any, module: Named, samples: Sequence[Tensor]) -> dict[str, Difference]:
+    """How much of each output `run(*arrays)` and the module give differently.
 
     Raises ModelError if what `run` gives has another shape or is not finite.
     """
     images = [sample.numpy() for sample in samples]
     expected, found = module.run(*images), run(*images)
-    difference = largest = 0.0
+    differences = {}
     for name, value in expected.items():
         if found[name].shape != value.shape:
             raise ModelError(f"it gives {name} {found[name].shape} where torch gives {value.shape}", hint=_CONTROL)
         if not np.isfinite(found[name]).all():
             raise ModelError(f"what ONNX gives as {name} is not finite", hint="export it as float32")
-        difference = max(difference, float(np.abs(found[name] - value).max()))
-        largest = max(largest, float(np.abs(value).max()))
-    return difference, largest
+        differences[name] = Difference(float(np.abs(found[name] - value).max()), float(np.abs(value).max()))
+    return differences
 
 
 def _captured(whole: Named, samples: Sequence[Tensor], trials: Sequence[Sequence[Tensor]], fixed: str) -> Network:
     model = _traced(whole, samples, any_size=not fixed)
     session = Session(model.SerializeToString())
-    difference = largest = 0.0
+    largest: dict[str, Difference] = {}
     for trial in trials:
         for count in {1, len(trial[0])}:
             part = [sample[:count] for sample in trial]
-            off, scale = compared(session, whole, part)
-            if not off <= TOLERANCE * max(1.0, scale):
-                raise ModelError(
-                    f"the ONNX model differs from torch by {off:.1e} on images {tuple(part[0].shape)}", hint=_CONTROL
-                )
-            difference, largest = max(difference, off), max(largest, scale)
-    return Network(model, whole, fixed, difference, largest)
+            for name, found in compared(session, whole, part).items():
+                if not found.small:
+                    raise ModelError(
+                        f"the ONNX model differs from torch by {found.most:.1e} in {name} of images "
+                        f"{tuple(part[0].shape)}, whose largest value is {found.largest:.1e}",
+                        hint=_CONTROL,
+                    )
+                largest[name] = Difference(*map(max, found, largest.get(name, found)))
+    return Network(model, whole, fixed, largest)
 
 
 def _traced(whole: Named, samples: Sequence[Tensor], *, any_size: bool) -> Any:
@@ -217,9 +231,13 @@ def _traced(whole: Named, samples: Sequence[Tensor], *, any_size: bool) -> Any:
             )
             made = torch.onnx.export(
                 program, input_names=list(whole.inputs), output_names=list(whole.outputs), dynamo=True, verbose=False,
-                external_data=False,
+                external_data=False, optimize=len(program.graph.nodes) <= _REWRITTEN,
             )  # fmt: skip
             assert made is not None
+            if len(program.graph.nodes) > _REWRITTEN:
+                optimizer = library("onnxscript.optimizer")
+                optimizer.fold_constants(made.model)
+                optimizer.remove_unused_nodes(made.model)
             model = made.model_proto
         _tidy(model, any_size)
         onnx.checker.check_model(model, full_check=True)

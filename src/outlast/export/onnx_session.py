@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from outlast.errors import ModelError
 from outlast.export.onnx_library import failures, library
 
 Run = Callable[..., dict[str, np.ndarray]]  # arrays, one for each input, to {output: array}
+Shapes = Sequence[Sequence[int | str]]  # of each input, "batch" first; words for sizes that may be any
 
 
 class Session:
@@ -44,15 +46,39 @@ class Session:
 class StandIn(nn.Module):
     """Takes the place of a trained module in a learner's `predict`, and lets `run` compute.
 
-    mapping: whether the trained module gives a mapping; else it gives one tensor.
+    shapes: what inputs are enlarged to; maps of them are cut back. mapping: whether the trained module gives a mapping;
+    else it gives one tensor.
     """
 
-    def __init__(self, run: Run, *, mapping: bool) -> None:
+    def __init__(self, run: Run, shapes: Shapes, *, mapping: bool) -> None:
         super().__init__()
-        self._run, self._mapping = run, mapping
+        self._run, self._shapes, self._mapping = run, shapes, mapping
 
     def forward(self, *images: Tensor) -> Any:
         """The outputs, on the device of the images."""
-        found = self._run(*(value.detach().cpu().float().numpy() for value in images))
-        outputs = {name: torch.from_numpy(value).to(images[0].device) for name, value in found.items()}
+        large = enlarged([value.detach().cpu().float() for value in images], self._shapes)
+        found = self._run(*(value.numpy() for value in large))
+        sizes, whole = images[0].shape[2:], large[0].shape[2:]
+        outputs = {
+            name: _cut(torch.from_numpy(value), sizes, whole).to(images[0].device) for name, value in found.items()
+        }
         return outputs if self._mapping else next(iter(outputs.values()))
+
+
+def enlarged(images: Sequence[Tensor], shapes: Shapes) -> tuple[Tensor, ...]:
+    """Inputs with zeros below and to the right of them, up to those of the sizes in `shapes` that are numbers."""
+    result = []
+    for value, shape in zip(images, shapes or [()] * len(images), strict=True):
+        beyond: list[int] = []
+        for size, wanted in zip(value.shape[1:], shape[1:], strict=False):
+            beyond = [0, max(0, wanted - size) if isinstance(wanted, int) else 0, *beyond]
+        result.append(F.pad(value, beyond))
+    return tuple(result)
+
+
+def _cut(output: Tensor, sizes: Sequence[int], whole: Sequence[int]) -> Tensor:
+    """The part of a map (of any resolution) that is no enlargement; what is no map as it is."""
+    if output.ndim < 3 or tuple(sizes) == tuple(whole):
+        return output
+    rows, columns = (-(-size * of // most) for size, of, most in zip(sizes, output.shape[-2:], whole, strict=True))
+    return output[..., :rows, :columns]

@@ -10,6 +10,7 @@ are trained); padding is neither matched nor learned from; memory of the correla
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -18,12 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from outlast.model import copy_move_matches as matches
+from outlast.model import repeatable
 from outlast.model.backbone import Tokens
 from outlast.model.copy_move_decoder import Decoder
 from outlast.model.copy_move_matches import Found, Grid
 from outlast.model.copy_move_settings import PLAIN, CopyMoveSettings
 from outlast.model.correlation import Matches, self_correlation
 from outlast.model.descriptors import cosine_kernels, described, whitened, windows, windows_inside
+from outlast.model.repeatable import convolved
 
 STRIDE = 4  # pixels of a position of the plain tokens
 FLOW = 4  # pixels of a position of the flow
@@ -49,6 +52,7 @@ class CopyMove(nn.Module):
     def __init__(self, settings: CopyMoveSettings) -> None:
         super().__init__()
         self.settings = settings
+        self.search = torch.float32  # what matches are looked for in
         kernels = cosine_kernels(_WINDOW, _LUMA, _CHROMA)
         self.descriptors = nn.Conv2d(3, len(kernels), _WINDOW, stride=STRIDE, padding=(_WINDOW - STRIDE) // 2)
         self.descriptors.weight.data.copy_(kernels)
@@ -66,6 +70,12 @@ class CopyMove(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
         self.bias = nn.Parameter(torch.zeros(()))
 
+    def repeatable(self) -> CopyMove:
+        """This network, with the same parameters, that finds the same in every runtime (see `repeatable`)."""
+        same = copy.copy(self)
+        same.search = torch.float64
+        return same
+
     @property
     def unit(self) -> int:
         """Both sides of an image are padded to a multiple of this."""
@@ -76,7 +86,7 @@ class CopyMove(nn.Module):
         height, width = images.shape[-2:]
         beyond = (0, -width % self.unit, 0, -height % self.unit)
         valid = F.pad(valid.bool(), beyond)
-        pixels = F.pad(images.float() / 255, beyond) * valid[:, None]
+        pixels = F.pad(images.to(self.search) / 255, beyond) * valid[:, None]
         tokens, offsets = self._tokens(pixels, valid)
         cues, stem, flow = self._cues(pixels, valid, offsets)
         logits = self.decoder(cues, tokens, stem, valid[:, None].float())
@@ -87,20 +97,32 @@ class CopyMove(nn.Module):
     def _tokens(self, pixels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(B, t, H/4, W/4) for the decoder, and the offsets (B, K, 2, H/4, W/4) of the plain tokens' matches."""
         inside = _all_valid(valid, _WINDOW, STRIDE, (_WINDOW - STRIDE) // 2)
-        described = self.descriptors(pixels - 0.5) * inside[:, None]
+        described = self._described(pixels - 0.5) * inside[:, None]
         found = self._matched(described, inside, STRIDE)
-        parts = [F.normalize(described, dim=1), found.values, found.found.float()]
+        parts = [F.normalize(described, dim=1), found.values, found.found]
+        parts = [part.float() for part in parts]
         if self.backbone is not None:
-            seen = self.backbone(pixels)
+            seen = self.backbone(pixels.float())
             patch = self.backbone.patch
             whole = _all_valid(valid, patch, patch, 0)
             coarse = self._matched(seen, whole, patch)
-            both = torch.cat((self.project(seen) * whole[:, None], coarse.values, coarse.found.float()), dim=1)
+            both = torch.cat((self.project(seen) * whole[:, None], coarse.values.float(), coarse.found.float()), dim=1)
             parts.append(F.interpolate(both, size=described.shape[-2:], mode="bilinear"))
         return torch.cat(parts, dim=1), found.offsets
 
+    def _described(self, pixels: Tensor) -> Tensor:
+        if self.search == torch.float32:
+            described: Tensor = self.descriptors(pixels)
+            return described
+        padding = (_WINDOW - STRIDE) // 2
+        bias = self.descriptors.bias[:, None, None]  # type: ignore[index]
+        return convolved(F.pad(pixels, (padding,) * 4), self.descriptors.weight, STRIDE) + bias
+
     def _matched(self, tokens: Tensor, valid: Tensor, stride: int) -> Matches:
         wanted = self.settings
+        if self.search == torch.float64:
+            radius = math.ceil(wanted.radius / stride)
+            return repeatable.self_correlation(tokens.double(), top=wanted.top, radius=radius, valid_BHW=valid)
         return self_correlation(
             tokens, top=wanted.top, radius=math.ceil(wanted.radius / stride), valid_BHW=valid,
             budget_bytes=wanted.budget_megabytes * 2**20,
@@ -121,10 +143,10 @@ class CopyMove(nn.Module):
             strongest[:, None],
             (1 + norms).log()[:, None],
         ]
-        cues += [(found.similarities[:, :1] > matches.NONE).float(), wide.amax(dim=1, keepdim=True)]
+        cues += [(found.similarities[:, :1] > matches.NONE).to(wide.dtype), wide.amax(dim=1, keepdim=True)]
         stem = [pixels - 0.5, *_differences(pixels, valid, leading, strongest)]
         flow = torch.cat((leading.permute(0, 3, 1, 2).to(strongest.dtype), strongest[:, None]), dim=1)
-        return torch.cat(cues, dim=1), torch.cat(stem, dim=1), flow[:, :, ::2, ::2]
+        return torch.cat(cues, dim=1).float(), torch.cat(stem, dim=1).float(), flow[:, :, ::2, ::2].float()
 
     def _exact_matches(self, pixels: Tensor, valid: Tensor, offsets: Tensor) -> tuple[Found, Found, Tensor]:
         """Matches at half resolution, the same by how alike their fine texture is, and the descriptors' norms there."""
@@ -164,6 +186,7 @@ def _differences(pixels: Tensor, valid: Tensor, leading: Tensor, strongest: Tens
     """Three planes (B, 1, H, W): how alike each pixel and the one at the strongest offset around are, with and without
     its surroundings' brightness, and how strong that offset is."""
     height, width = pixels.shape[-2:]
+    pixels = pixels.float()
     offsets = leading.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
     y = torch.arange(height, device=pixels.device)[:, None] + offsets[..., 0]
     x = torch.arange(width, device=pixels.device) + offsets[..., 1]

@@ -9,12 +9,13 @@ Promises: no gradient; nothing depends on what else is in the batch. Offsets are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from outlast.model.repeatable import settled
 
 NONE = -2.0  # the similarity of a match that is none; those of matches are -1 to 1
 _AROUND = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx)
@@ -43,12 +44,17 @@ class Grid(NamedTuple):
     def columns(self) -> int:
         return self.width // self.stride
 
-    def positions(self) -> Tensor:
-        """(rows, columns, 2): y and x in pixels."""
+    def positions(self) -> tuple[Tensor, Tensor]:
+        """y (rows, 1) and x (columns,), in pixels."""
         device, first = self.descriptors.device, self.stride // 2
         y = torch.arange(self.rows, device=device) * self.stride + first
-        x = torch.arange(self.columns, device=device) * self.stride + first
-        return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1)
+        return y[:, None], torch.arange(self.columns, device=device) * self.stride + first
+
+    def every(self, values: Tensor) -> Tensor:
+        """(B, rows, columns, ...): what values (B, H * W, ...) are at the positions."""
+        first, stride = self.stride // 2, self.stride
+        planes = values.reshape(-1, self.height, self.width, *values.shape[2:])
+        return planes[:, first : first + self.rows * stride : stride, first : first + self.columns * stride : stride]
 
 
 class Found(NamedTuple):
@@ -84,22 +90,21 @@ def finer(grid: Grid, found: Found, kept: int) -> Found:
 
 def similarities(grid: Grid, offsets: Tensor) -> Tensor:
     """(B, K, rows, columns): inner products of the descriptors at both ends; NONE where one has none, or too near."""
-    positions = grid.positions()
-    ends = positions + offsets
-    y, x = ends[..., 0], ends[..., 1]
+    y, x = (place + offsets[..., axis] for axis, place in enumerate(grid.positions()))
     there = (y >= 0) & (y < grid.height) & (x >= 0) & (x < grid.width)
     there &= offsets.abs().amax(dim=-1) > grid.radius
-    from_ = positions[..., 0] * grid.width + positions[..., 1]
     to = y.clamp(0, grid.height - 1) * grid.width + x.clamp(0, grid.width - 1)
+    own, own_inside = grid.every(grid.descriptors), grid.every(grid.inside)
+    # In one run of pixels, so that an image is only an offset into it: no loop over images, of which a network that is
+    # traced takes any number. All matches at once would take as many times the memory.
+    count, pixels = grid.inside.shape
+    to = to + torch.arange(count, device=to.device)[:, None, None, None] * pixels
+    descriptors, inside = grid.descriptors.flatten(0, 1), grid.inside.flatten()
     values = [
-        torch.where(
-            there[number] & inside[from_] & inside[to[number]],
-            (descriptors[from_] * descriptors[to[number]]).sum(dim=-1),
-            NONE,
-        )
-        for number, (descriptors, inside) in enumerate(zip(grid.descriptors, grid.inside, strict=True))
+        torch.where(there[:, match] & own_inside & inside[place], settled((own * descriptors[place]).sum(dim=-1)), NONE)
+        for match, place in enumerate(to.unbind(dim=1))
     ]
-    return torch.stack(values)
+    return torch.stack(values, dim=1)
 
 
 @torch.no_grad()
@@ -111,10 +116,12 @@ def support(found: Found, reach: int, step: int, tolerance: int) -> Tensor:
     similar = found.similarities.clamp(min=0)
     total = torch.zeros_like(similar)
     moves = [(dy, dx) for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1) if dy or dx]
-    offsets = found.offsets.to(torch.int16)
+    offsets, edge = found.offsets.to(torch.int32), reach * step
+    rows, columns = similar.shape[2:]
+    around = F.pad(offsets, (0, 0, edge, edge, edge, edge)), F.pad(similar, (edge,) * 4)
     for dy, dx in moves:
-        there = _shifted(offsets, dy * step, dx * step)
-        counted = _shifted(similar, dy * step, dx * step)
+        down, right = edge - dy * step, edge - dx * step
+        there, counted = (values[:, :, down : down + rows, right : right + columns] for values in around)
         same = (offsets[:, :, None] - there[:, None]).abs().amax(dim=-1) <= tolerance
         total += (same * counted[:, None]).amax(dim=2)
     return torch.where(found.similarities > NONE, total / len(moves), 0)
@@ -159,15 +166,8 @@ def _distinct(found: Found, kept: int) -> Found:
 
 def _shifted(values: Tensor, down: int, right: int) -> Tensor:
     """`values` (B, K, rows, columns, ...) of the neighbour that lies up and left by so much; 0 beyond the border."""
-    result = torch.zeros_like(values)
     rows, columns = values.shape[2:4]
-    to, from_ = zip(_slices(down, rows), _slices(right, columns), strict=True)
-    result[(slice(None), slice(None), *to)] = values[(slice(None), slice(None), *from_)]
-    return result
-
-
-def _slices(shift: int, size: int) -> Sequence[slice]:
-    """Where to, and where from."""
-    if shift >= 0:
-        return slice(min(shift, size), size), slice(0, max(size - shift, 0))
-    return slice(0, max(size + shift, 0)), slice(min(-shift, size), size)
+    down, right = max(-rows, min(down, rows)), max(-columns, min(right, columns))
+    kept = values[:, :, max(-down, 0) : rows - max(down, 0), max(-right, 0) : columns - max(right, 0)]
+    beyond = (max(right, 0), max(-right, 0), max(down, 0), max(-down, 0))
+    return F.pad(kept, (0, 0) * (values.dim() - 4) + beyond)

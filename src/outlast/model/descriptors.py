@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from outlast.model.repeatable import convolved
+
 # Luma (ITU-R BT.601) and two differences of colours.
 _COLOURS = ((0.299, 0.587, 0.114), (0.5, -0.5, 0.0), (0.25, 0.25, -0.5))
 _FINE = 0.6, 1.6, 3.0  # pixels: of the band, from and to, and of its local deviation
@@ -37,7 +39,7 @@ def described(images_B3HW: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
     """
     side = kernels.shape[-1]
     before, after = side // 2, (side - 1) // 2
-    planes = F.conv2d(F.pad(images_B3HW, (before, after, before, after)), kernels)
+    planes = convolved(F.pad(images_B3HW, (before, after, before, after)), kernels)
     squared = planes.square().sum(dim=1)
     return planes / (squared + (_FLAT * side) ** 2).sqrt()[:, None], squared.sqrt()
 
@@ -62,7 +64,7 @@ def windows(planes_BHW: Tensor, side: int) -> Tensor:
     before, after = side // 2, (side - 1) // 2
     height, width = planes_BHW.shape[1:]
     values = F.unfold(F.pad(planes_BHW[:, None], (before, after, before, after)), side)
-    values = values.view(len(planes_BHW), side * side, height, width)
+    values = values.view(-1, side * side, height, width)
     values = values - values.mean(dim=1, keepdim=True)
     return values / (values.square().sum(dim=1, keepdim=True) + (_FAINT * side) ** 2).sqrt()
 
@@ -82,10 +84,9 @@ def _blurred(planes_BHW: Tensor, valid_BHW: Tensor, sigma: float) -> Tensor:
     kernel = kernel / kernel.sum()
     mask = valid_BHW.to(planes_BHW.dtype)
     both = torch.stack((planes_BHW * mask, mask), dim=1).flatten(0, 1)[:, None]
-    both = F.conv2d(
-        F.conv2d(both, kernel.view(1, 1, 1, -1), padding=(0, reach)), kernel.view(1, 1, -1, 1), padding=(reach, 0)
-    )
-    total, share = both.view(len(planes_BHW), 2, *planes_BHW.shape[1:]).unbind(dim=1)
+    both = convolved(F.pad(both, (reach, reach, 0, 0)), kernel.view(1, 1, 1, -1))
+    both = convolved(F.pad(both, (0, 0, reach, reach)), kernel.view(1, 1, -1, 1))
+    total, share = both.view(-1, 2, *planes_BHW.shape[1:]).unbind(dim=1)
     return total / share.clamp(min=1e-6)
 
 

@@ -24,7 +24,7 @@ from outlast.env import device
 from outlast.errors import DataError, ModelError, RunError, TaskError, UsageError
 from outlast.export import onnx, onnx_int8, onnx_table
 from outlast.export.onnx import Network
-from outlast.export.onnx_session import Run, Session, StandIn
+from outlast.export.onnx_session import Run, Session, Shapes, StandIn, enlarged
 from outlast.loop.evaluate import evaluate
 from outlast.loop.memory import Portion
 from outlast.loop.samples import evaluation_plans, open_loader
@@ -67,7 +67,7 @@ def export(opened: Delivered, wish: Wish, sidecar: Mapping[str, Any]) -> dict[st
     Raises ModelError for a network that can't be ONNX, RunError if data are needed that are not there.
     """
     module = opened.module()
-    source = _data(opened, wish)
+    source = _data(opened, wish, _shapes(sidecar))
     samples, images = _samples(source) if source else (_made(sidecar), None)
     say("tracing the network …")
     network = onnx.capture(module, samples)
@@ -75,14 +75,20 @@ def export(opened: Delivered, wish: Wish, sidecar: Mapping[str, Any]) -> dict[st
     batches = source.inputs(calibration) if source and calibration is not None else []
     kind = "float16" if wish.half else f"int8 {wish.int8}" if wish.int8 else "float32"
     model, precision = _made_of(network, kind, batches)
-    difference, _ = onnx.compared(Session(model.SerializeToString()), network.module, samples)
+    differences = onnx.compared(Session(model.SerializeToString()), network.module, samples)
     about: dict[str, Any] = {
         **network.describe(),
         "precision": precision,
         "compared_with_torch": {
-            "images": images or "made: the data of the run were not there", "largest_difference": difference,
-            "largest_output": network.largest,
-            "of_float32": network.difference, "tolerance_of_float32": onnx.TOLERANCE,
+            "images": images or "made: the data of the run were not there", "count": len(samples[0]),
+            "split": source.which if source else None,
+            "largest_difference": max(found.most for found in differences.values()),
+            "outputs": {
+                name: {"largest_difference": found.most, "largest_value": found.largest,
+                       "of_float32": network.differences[name].most}
+                for name, found in differences.items()
+            },
+            "tolerance_of_float32": onnx.TOLERANCE,
         },
     }  # fmt: skip
     if source is not None and calibration is not None and wish.int8 == "static":
@@ -100,8 +106,8 @@ def export(opened: Delivered, wish: Wish, sidecar: Mapping[str, Any]) -> dict[st
 class _Data:
     """The run's examples, with the split that it froze; rows of them as what goes into the network."""
 
-    def __init__(self, opened: Delivered, examples: Examples) -> None:
-        self.opened, self.examples = opened, examples
+    def __init__(self, opened: Delivered, examples: Examples, shapes: Shapes) -> None:
+        self.opened, self.examples, self.shapes = opened, examples, shapes
         self.mapping = False  # whether the trained model gives a mapping: known once `inputs` was called
         test = Rows(values=("test",))
         splits = set(examples.table["split"]) if "split" in examples.table.columns else set()
@@ -139,7 +145,7 @@ class _Data:
                             f"the learner {learner.name!r} does not call its model with images alone in `predict`",
                             hint="call model(images); what is not an image belongs into the model",
                         )
-                    found.append(tuple(value.cpu().float().clone() for value in seen[0][0]))
+                    found.append(enlarged([value.cpu().float().clone() for value in seen[0][0]], self.shapes))
                     self.mapping = isinstance(seen[0][1], Mapping)
         finally:
             hook.remove()
@@ -154,15 +160,22 @@ class _Data:
     def metrics(self, run: Run, loader: Any) -> dict[str, Any]:
         """The learner's metrics of what `run` gives for the judged rows, without other views or other models."""
         opened, count = self.opened, len(self._judged)
-        found = evaluate(
-            opened.learner, opened.config, StandIn(run, mapping=self.mapping), loader, np.arange(count),
-            opened.facts, opened.compute, Portion(min(opened.opened.portion.size, _BATCH)),
-        )  # fmt: skip
+        stand_in = StandIn(run, self.shapes, mapping=self.mapping)
+        portion = Portion(min(opened.opened.portion.size, _BATCH))
+        try:
+            found = evaluate(
+                opened.learner, opened.config, stand_in, loader, np.arange(count), opened.facts, opened.compute, portion
+            )
+        except KeyError as error:
+            raise TaskError(
+                f"what the task {opened.task.name!r} delivers lacks {error}, by which its learner judges models",
+                hint="leave --compare out",
+            ) from error
         assert found is not None  # nothing asks it to stop
         return found
 
 
-def _data(opened: Delivered, wish: Wish) -> _Data | None:
+def _data(opened: Delivered, wish: Wish, shapes: Shapes) -> _Data | None:
     """The run's data; None, with a warning, if they are not there and can be done without."""
     learner, stage, run = opened.learner, opened.stages[0], opened.run
     known = opened.record["data"]
@@ -184,7 +197,7 @@ def _data(opened: Delivered, wish: Wish) -> _Data | None:
             ) from error
         warn(f"the data of the run can't be opened ({error.message}): comparing with torch on made inputs")
         return None
-    return _Data(opened, found)
+    return _Data(opened, found, shapes)
 
 
 def _samples(source: _Data) -> tuple[Inputs, list[str]]:
@@ -195,10 +208,8 @@ def _samples(source: _Data) -> tuple[Inputs, list[str]]:
 
 
 def _made(sidecar: Mapping[str, Any]) -> Inputs:
-    """Random inputs of the shapes that the sidecar tells: of the only input, or of each by its name."""
-    about = sidecar.get("input", {})
-    each = [about, *(value for value in about.values() if isinstance(value, Mapping))]
-    shapes = [value["shape"] for value in each if "shape" in value]
+    """Random inputs of the shapes that the sidecar tells."""
+    shapes = _shapes(sidecar)
     if not shapes:
         raise RunError(
             "the data of the run can't be opened, and the task does not say what goes into its network",
@@ -207,6 +218,13 @@ def _made(sidecar: Mapping[str, Any]) -> Inputs:
     random = torch.Generator().manual_seed(0)
     sides = [[side if isinstance(side, int) else _MADE_SIDE for side in shape[1:]] for shape in shapes]
     return tuple(torch.randn(_CHECKED, *each_sides, generator=random) for each_sides in sides)
+
+
+def _shapes(sidecar: Mapping[str, Any]) -> Shapes:
+    """The shapes that the sidecar tells, of the only input, or of each by its name; none if it tells none."""
+    about = sidecar.get("input", {})
+    each = [about, *(value for value in about.values() if isinstance(value, Mapping))]
+    return [value["shape"] for value in each if "shape" in value]
 
 
 def _made_of(network: Network, kind: str, batches: list[Inputs]) -> tuple[Any, dict[str, Any]]:

@@ -122,8 +122,8 @@ def metric(config: StageConfig, facts: Mapping[str, Any]) -> Judge:
 
 
 def deploy(config: StageConfig, model: nn.Module) -> nn.Module:
-    """The network: images (B, 3, H, W) in 0..255 and where they are valid to logits and a score."""
-    return model
+    """The network: images (B, 3, H, W) in 0..255 and where they are valid to logits and a score; see `repeatable`."""
+    return model.repeatable() if isinstance(model, CopyMove) else model
 
 
 def _of_images(scores: Tensor, known: Tensor) -> Tensor:

@@ -149,12 +149,16 @@ def large_enough(file: Path) -> np.ndarray:
 
 def sidecar(config: StageConfig, facts: Mapping[str, Any], rung: str) -> dict[str, Any]:
     """What the bare weights need: what goes in, and what comes out."""
+    side = config.data.side
     return {
         "model": {"name": rung, "settings": config.model.model_dump(mode="json")},
         "input": {
-            "images": "NCHW, RGB, 0..255",
-            "valid": "NHW bool: False on padding",
-            "steps": [f"scale down to a longer side of at most {config.data.side}, never up"],
+            "images": {"layout": "NCHW float32, RGB, 0 to 255", "shape": ["batch", 3, side, side]},
+            "valid": {"layout": "NHW float32, 1 where there is an image, 0 on padding", "shape": ["batch", side, side]},
+            "steps": [
+                f"scale down to a longer side of at most {side} (bilinear with antialias), never up",
+                f"pad with 0 below and to the right to {side}x{side} (the bare weights take any size)",
+            ],
         },
         "output": {
             "logits": "(N, H, W); the sigmoid is the probability that a pixel was copied, or is where a copy lies",

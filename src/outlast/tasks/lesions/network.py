@@ -43,15 +43,16 @@ class LesionNet(nn.Module):
 
 
 class Probability(nn.Module):
-    """Images (B, 3, S, S) in [0, 1] to probabilities (B,) of malignant: the mean over models."""
+    """Images (B, 3, S, S) in [0, 1] to {"probabilities": (B,)} of malignant: the mean over models."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See the class."""
-        return torch.stack([network(images)["logits"].float().sigmoid() for network in self.networks]).mean(dim=0)
+        each = torch.stack([network(images)["logits"].float().sigmoid() for network in self.networks])
+        return {"probabilities": each.mean(dim=0)}
 
 
 def rungs(settings: Backbone) -> tuple[str, ...]:
