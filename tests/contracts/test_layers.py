@@ -121,11 +121,11 @@ def cycle(package: Path) -> list[str]:
 
 
 def names_of_tasks(package: Path) -> list[str]:
-    """Places outside task.py and the tasks that name a task's module in a string, as importlib would need it."""
+    """Places outside task.finding and the tasks that name a task's module in a string, as importlib would need it."""
     found = []
     for path in sorted(package.rglob("*.py")):
         file = path.relative_to(package).as_posix()
-        if file == "task.py" or file.startswith("tasks/"):
+        if file == "task/finding.py" or file.startswith("tasks/"):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
@@ -155,7 +155,7 @@ def test_only_find_reaches_tasks_by_name() -> None:
     [
         ("base/files.py", "from outlast.config import schema", "base stands below config"),
         ("data/cache.py", "from outlast.env.host import detect", "data stands beside env"),
-        ("task.py", "import outlast.state", "task stands beside state"),
+        ("task/stages.py", "import outlast.state", "task stands beside state"),
         ("loop/train.py", "def f():\n    from outlast.plan import runner", "loop stands below plan"),
         ("save/a.py", "if TYPE_CHECKING:\n    from outlast.loop import accel", "save stands below loop"),
         ("base/files.py", "from ..config import schema", "base stands below config"),
