@@ -1,6 +1,9 @@
 """What may differ between two sessions of a run, what must not, and what is only said."""
 
 import importlib
+import os
+import platform
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +131,7 @@ def test_every_session_says_what_it_ran_on(runs, half):
     first, second = (session["bounds"] for session in record(half)["sessions"])
     assert first == second and not [line for line in record(half)["warnings"] if "last session" in line]
     assert {"python", "torch", "code of outlast", "code of the task", "device", "CPU capability"} <= set(first)
+    assert first["BLAS kernels"]
     assert (first["threads"], first["processes"]) == ("1", "1")
 
 
@@ -154,6 +158,18 @@ def test_what_bounds_equality_is_told_one_line_each():
         "device T4 -> P100", "threads 1 -> 2", "processes 2 -> 1", "CPU capability AVX2 -> AVX512"
     ]  # fmt: skip
     assert bounds.changed({}, now) == []
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names kernels of x86-64")
+def test_other_kernels_of_the_same_library_are_told_apart():
+    command = [sys.executable, "-c", "from outlast.env import bounds; print(bounds.blas_kernels())"]
+    told = [
+        subprocess.run(
+            command, env={**os.environ, "OPENBLAS_CORETYPE": name}, capture_output=True, text=True, check=True
+        )
+        for name in ("Nehalem", "Sandybridge")
+    ]
+    assert told[0].stdout != told[1].stdout
 
 
 def test_a_task_whose_source_was_edited_is_said(runs, tmp_path, monkeypatch, capsys):

@@ -7,6 +7,7 @@ each. Nothing here refuses anything: a run may move to another machine or be upd
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ _WHY = {
     "code of the task": "bit-for-bit equality is promised only with the same code",
     "device": "kernels compute other last bits on another device",
     "CPU capability": "kernels compute other last bits with other instructions",
+    "BLAS kernels": "they compute other last bits with other instructions (OPENBLAS_CORETYPE chooses them)",
     "threads": "sums are rounded in another order with another number of threads",
     "processes": "sums are rounded in another order with another number of processes, and dropout draws other numbers",
 }
@@ -35,9 +37,19 @@ def bounds(task_files: Iterable[Path], device: str, threads: int, processes: int
         "code of the task": code_hash(task_files),
         "device": device,
         "CPU capability": torch.backends.cpu.get_cpu_capability(),
+        "BLAS kernels": blas_kernels(),
         "threads": str(threads),
         "processes": str(processes),
     }
+
+
+def blas_kernels() -> str:
+    """What numpy and scipy multiply matrices with: 'openblas Haswell'."""
+    import numpy  # noqa: F401 (so that its library is loaded)
+
+    info = importlib.import_module("threadpoolctl").threadpool_info()  # comes with scikit-learn
+    loaded = [each for each in info if each["user_api"] == "blas"]
+    return ", ".join(sorted({f"{each['internal_api']} {each.get('architecture', '')}".strip() for each in loaded}))
 
 
 def code_hash(files: Iterable[Path]) -> str:
