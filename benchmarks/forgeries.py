@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,13 +31,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 
 from outlast.data.readers import read_image
 from outlast.model.bootstrap import draw_groups, interval
-from outlast.tasks.forgeries.composer import Composition, compose, draw
+from outlast.tasks.forgeries import from_photos
+from outlast.tasks.forgeries.composer import Composition
 from outlast.tasks.forgeries.layout import labelled
 
 TREES, SEED = 300, 7
@@ -148,33 +149,19 @@ def histograms(image: np.ndarray) -> np.ndarray:
 def by_kind(root: Path, photos: pd.DataFrame, run: Path, out: Path, copies: int) -> dict[str, Any]:
     """Every model's scores on copies of each kind, in photos of scenes that no model saw."""
     found: dict[str, Any] = {}
+    (out / "photos").mkdir(parents=True)
+    for number, path in enumerate(photos["image"]):
+        shutil.copyfile(root / path, out / "photos" / f"{number:03d}{Path(path).suffix}")
     print(f"\ncomposed in {len(photos)} authentic test images: pixel F1 / image AUC / oF1")
     for number, (kind, settings) in enumerate(KINDS.items()):
         folder = out / str(number)
-        write(root, photos, Composition(**{**PLAIN, **settings}), folder, copies)
+        from_photos.write(
+            out / "photos", folder, copies=copies, seed=SEED, settings=Composition(**{**PLAIN, **settings})
+        )
         found[kind] = outlast("eval", str(run), "--data", str(folder))["metrics"]["models"]
         told = [f"{name} {' / '.join(f'{one[metric]:.3f}' for metric in METRICS)}" for name, one in found[kind].items()]
         print(f"  {kind:<28}{'   '.join(told)}", flush=True)
     return found
-
-
-def write(root: Path, photos: pd.DataFrame, settings: Composition, out: Path, copies: int) -> None:
-    """The photos as they are and with copies, in the layout of LUC. Scenes stay together."""
-    folders = [out / name for name in ("train_images/authentic", "train_images/forged", "train_masks")]
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-    groups = ["case_id,group"]
-    for number, row in enumerate(photos.to_dict("records")):
-        photo = read_image(root / row["image"])
-        Image.fromarray(photo).save(folders[0] / f"{number}.png")
-        groups.append(f"{number},{row['group']}")
-        for copy in range(copies):
-            forged = compose(photo, draw(SEED, copy, [number])[0], settings)
-            if len(forged.instances):
-                Image.fromarray(forged.image).save(folders[1] / f"{number}_{copy}.png")
-                np.save(folders[2] / f"{number}_{copy}.npy", forged.instances)
-                groups.append(f"{number}_{copy},{row['group']}")
-    (out / "groups.csv").write_text("\n".join(groups) + "\n", encoding="utf-8")
 
 
 def with_interval(scores: Mapping[str, Any], metric: str) -> str:

@@ -48,12 +48,8 @@ def write(folder: Path, *, cases: int = 48, seed: int = 0) -> None:
     """
     if cases < 4:
         raise DataError(f"a synthetic set needs 4 cases, not {cases}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} is not an empty folder", hint="name a new folder for the synthetic set")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).write_text(MARKER_TEXT.format(seed=seed), encoding="utf-8")  # first: no half set without it
-    for name in ("train_images/authentic", "train_images/forged", "train_masks", "test_images"):
-        (folder / name).mkdir(parents=True)
+    new_folder(folder, MARKER_TEXT.format(seed=seed))
+    (folder / "test_images").mkdir()
     for case in range(cases):
         dice = Dice(seed, case)
         picture = paint(dice, case)
@@ -72,6 +68,16 @@ def write(folder: Path, *, cases: int = 48, seed: int = 0) -> None:
         csv.writer(file, lineterminator="\n").writerows(
             [("case_id", "annotation"), *((case, AUTHENTIC) for case in unlabelled)]
         )
+
+
+def new_folder(folder: Path, marker: str) -> None:
+    """The folders of a labelled set, empty, and what marks it. Raises DataError if the folder holds anything."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} is not an empty folder", hint="name a new folder for the synthetic set")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).write_text(marker, encoding="utf-8")  # first: no half set without it
+    for name in ("train_images/authentic", "train_images/forged", "train_masks"):
+        (folder / name).mkdir(parents=True)
 
 
 def paint(dice: Dice, case: int) -> Array:
