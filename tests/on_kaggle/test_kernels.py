@@ -195,6 +195,16 @@ def test_a_call_that_breaks_after_a_long_time_is_tried_again(kaggle, monkeypatch
     assert kaggle_process.patiently("output", {"kernel": NAME}) == "there"
 
 
+def test_no_connection_is_said_in_a_few_words():
+    told = (
+        "HTTPSConnectionPool(host='api.kaggle.com', port=443): Max retries exceeded with url: /v1 (Caused by "
+        "NameResolutionError(\"Failed to resolve 'api.kaggle.com' ([Errno -2] Name or service not known)\"))"
+    )
+    error = kaggle_process._error({"kind": "lost", "message": told})
+    assert error.message == "api.kaggle.com can't be reached (Name or service not known)" and error.passing
+    assert kaggle_process._error({"kind": "lost", "message": "half"}).message == "the connection is lost (half)"
+
+
 def test_notebooks_run_too(kaggle, kernel, ended):
     folder = kernel(kernel_type="notebook", code_file="main.ipynb")
     cells = [{"cell_type": "code", "source": "print(6 * 7)", "metadata": {}, "outputs": [], "execution_count": None}]

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from outlast.base.files import write_json
+from outlast.base.log import warn
 from outlast.base.patience import delays
 from outlast.base.scratch import ON_KAGGLE
 from outlast.env.kaggle_process import CallError, once, patiently, pause
@@ -121,7 +122,7 @@ def fetch_public(ref: str, page: str, to: Path, *, competition: bool, arrived: C
     """
     call = "public_competition" if competition else "public_dataset"
     to.mkdir(parents=True, exist_ok=True)
-    began, before = time.monotonic(), bytes_below(to)
+    began, before, told = time.monotonic(), bytes_below(to), False
     with _watched(to, arrived):
         for delay in delays():
             try:
@@ -135,6 +136,9 @@ def fetch_public(ref: str, page: str, to: Path, *, competition: bool, arrived: C
                     ) from None
                 if (here := bytes_below(to)) > before:
                     began, before = time.monotonic(), here
+                if error.passing and not told:
+                    told = True
+                    warn(f"{error.message}; it is tried again for some minutes")
                 pause(error, delay, began, f"{ref} can't be downloaded")
     raise AssertionError("delays never end")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -204,11 +205,19 @@ def _error(said: dict[str, Any]) -> CallError:
     kind = str(said["kind"])
     message = {
         "credentials": "no credentials for Kaggle were found",
-        "lost": f"the connection is lost ({_shown(said['message'])})",
+        "lost": _lost(_shown(said["message"])),
         "http": f"Kaggle answers {status} ({_shown(said['message'])})",
     }.get(kind, _shown(said["message"]))
     passing = kind == "lost" or status in _PASSING
     return CallError(message, passing=passing, status=status, wait=float(said.get("wait", 0.0)), kind=kind)
+
+
+def _lost(text: str) -> str:
+    """What there was no connection to and why, where the client's words hold that."""
+    host, reason = re.search(r"host='([^']+)'", text), re.search(r"\[Errno -?\d+\] ([^')\"]+)", text)
+    if host and reason:
+        return f"{host[1]} can't be reached ({reason[1]})"
+    return f"the connection is lost ({text})"
 
 
 def _shown(text: str) -> str:
