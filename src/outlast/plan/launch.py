@@ -125,8 +125,8 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def leave(code: object) -> None:
-    """End this process at once if it is a rank: where a peer is gone, taking down the process group can abort it."""
-    if os.environ.get(FAILURE) and isinstance(code, int | None):
+    """End this process at once if it is a rank, whoever started it: taking down the process group can abort it."""
+    if (os.environ.get(FAILURE) or "WORLD_SIZE" in os.environ) and isinstance(code, int | None):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code or 0)
